@@ -108,8 +108,8 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 // restrict gives up, on the calling thread, what the command must not have. A seccomp filter's place is at its end, where
 // no_new_privs is set, and before it where it is not.
 func (p *containerInit) restrict(masks capabilityMasks) (int, error) {
-	// The command must not find the caller's session keyring, or one that another container has.
-	if _, err := unix.KeyctlJoinSessionKeyring(""); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EDQUOT) {
+	// A new one without a name: the caller's keys, and those of other containers, must not be found.
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EDQUOT) {
 		return 0, fmt.Errorf("making a session keyring: %w", err)
 	}
 	if err := restrictThread(masks); err != nil {

@@ -43,30 +43,33 @@ type initProcess struct {
 	wire   *wire
 	theirs *os.File // P2's end of the wire
 	config *os.File // the memory file
-	exe    *os.File // the program, by a read-only mount of its own
+	exe    *os.File // the program, see protectedProgram
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container) (p *initProcess, err error) {
-	p = &initProcess{}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	if p.wire, p.theirs, err = newWire(); err != nil {
+func newInitProcess(c *Container) (*initProcess, error) {
+	p := &initProcess{}
+	if err := p.prepare(c); err != nil {
+		p.close()
 		return nil, err
 	}
-	if p.exe, err = readOnlyProgram(); err != nil {
-		return nil, err
+	return p, nil
+}
+
+func (p *initProcess) prepare(c *Container) (err error) {
+	if p.wire, p.theirs, err = newWire(); err != nil {
+		return err
+	}
+	if p.exe, err = protectedProgram(); err != nil {
+		return err
 	}
 	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
 	attr, err := cfg.attributes()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if p.config, err = memoryFile(cfg); err != nil {
-		return nil, err
+		return err
 	}
 	p.cmd = &exec.Cmd{
 		// By number, since this mount of the program has no path. The child can look it up because it still has
@@ -81,7 +84,7 @@ func newInitProcess(c *Container) (p *initProcess, err error) {
 		ExtraFiles:  []*os.File{p.theirs, p.config},
 		SysProcAttr: attr,
 	}
-	return p, nil
+	return nil
 }
 
 // attributes chooses P2's namespaces and the maps of its user namespace.
@@ -207,23 +210,6 @@ func (p *initProcess) close() {
 			f.Close()
 		}
 	}
-}
-
-// readOnlyProgram opens the running program through a read-only mount of its file that is attached nowhere. P2 executes
-// it by that, so that /proc/1/exe in the container can't be opened for writing even by the owner of the file, and the
-// next start of unionfs can't be made to run something else (CVE-2019-5736). It costs two system calls and no memory,
-// where a sealed copy in memory costs the size of the program each time.
-func readOnlyProgram() (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, selfExe, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cloning the mount of the program (open_tree needs Linux 5.2): %w", err)
-	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("making the mount of the program read-only (mount_setattr needs Linux 5.12): %w", err)
-	}
-	return os.NewFile(uintptr(fd), "program"), nil
 }
 
 // memoryFile returns the JSON of v in an anonymous file, to be read from its start.
