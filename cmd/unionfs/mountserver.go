@@ -8,7 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-		"strings"
+	"strings"
 	"syscall"
 	"time"
 

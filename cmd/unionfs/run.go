@@ -1,22 +1,18 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"unionfs/runner"
 	"unionfs/volumes"
 )
 
-// hostImage is the reserved image reference for the machine's own root.
-const hostImage = "host"
-
 // Flags that run and try share.
-func containerFlags(defaultNetwork string) []cli.Flag {
+func containerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
@@ -28,7 +24,7 @@ func containerFlags(defaultNetwork string) []cli.Flag {
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
 		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`none` (only a loopback) or host (the machine's own)", Value: defaultNetwork},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
 	}
@@ -50,7 +46,7 @@ Examples:
    unionfs run --rm -it alpine sh
    unionfs run --rm -v "$PWD":/src:ro -w /src -e CGO_ENABLED=0 golang go vet ./...
    unionfs run --name web -u www-data nginx`,
-		Flags: append(containerFlags("none"),
+		Flags: append(containerFlags(),
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
 			&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
@@ -85,7 +81,7 @@ Examples:
    unionfs try sh -c 'apt-get update && apt-get install -y cowsay'
    unionfs try make install
    unionfs try --rm rm -rf /usr/lib`,
-		Flags: containerFlags("host"),
+		Flags: containerFlags(),
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "COMMAND [ARG...]"); err != nil {
 				return asRunFailure(err)
@@ -135,6 +131,12 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		terminal: l.terminal,
 		network:  c.String("network"),
 	}
+	if r.network == "" {
+		r.network = "none"
+		if l.image == hostImage {
+			r.network = "host"
+		}
+	}
 	if c.IsSet("entrypoint") {
 		entrypoint := c.String("entrypoint")
 		r.entrypoint = &entrypoint
@@ -174,9 +176,58 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	return r, nil
 }
 
-// hostConfig is the image configuration of the machine's own root: what the caller has.
-func hostConfig(directory string) imagespec.ImageConfig {
-	return imagespec.ImageConfig{Env: os.Environ(), WorkingDir: directory}
+func runContainer(c *cli.Context, l launch) error {
+	directory, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("finding the working directory: %w", err)
+	}
+	request, err := processRequestOf(c, l, directory)
+	if err != nil {
+		return err
+	}
+	root, err := stateRoot(c)
+	if err != nil {
+		return err
+	}
+	config, imageID, err := imageConfig(root, l.image, directory)
+	if err != nil {
+		return err
+	}
+	spec, err := newSpec(config, request, volumes.OpenStore(root))
+	if err != nil {
+		return err
+	}
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return err
+	}
+	user := c.String("user")
+	if user == "" {
+		user = config.User
+	}
+	container, err := state.Create(spec, runner.CreateOptions{
+		Name:        c.String("name"),
+		Image:       l.image,
+		User:        user,
+		AutoRemove:  c.Bool("rm"),
+		Annotations: map[string]string{annotationImageID: imageID},
+		KeepEtc:     l.image == hostImage,
+	})
+	if err != nil {
+		return err
+	}
+	code, err := container.Run(c.Context, runner.RunOptions{
+		Supervisor:  []string{"--root", root, superviseName, container.ID},
+		Interactive: l.interactive,
+	})
+	if l.tell && err == nil && !container.AutoRemove() {
+		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
+	}
+	if code == 0 && err == nil {
+		return nil
+	}
+	return &exitError{code, err}
 }
 
-var _ = runner.DefaultPath
+// annotationImageID names the image that a container was made from for ever, also when its reference moves on.
+const annotationImageID = "unionfs.image.id"
