@@ -1,0 +1,213 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+const appDescription = `Merges directories and container images into one copy-on-write file system, and runs commands on it, for root
+and for an ordinary user, with no daemon.
+
+Examples:
+   unionfs try sh -c 'rm -rf /usr/share/doc; echo hello > /etc/motd'
+   unionfs mount --lower patched --lower original --upper changes /mnt
+   unionfs pull alpine && unionfs run --rm -it alpine sh`
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:        "unionfs",
+		Usage:       "copy-on-write file systems, and commands on them",
+		Version:     version,
+		Description: appDescription,
+		Writer:      stdout,
+		ErrWriter:   stderr,
+		Flags: []cli.Flag{
+			&cli.StringFlag{
+				Name:    "root",
+				Usage:   "keep images, containers and volumes in `DIR`",
+				EnvVars: []string{"UNIONFS_ROOT"},
+				Value:   defaultRoot(),
+				// The default depends on who asks; the words say it for all.
+				DefaultText: "/var/lib/unionfs for root, else $XDG_DATA_HOME/unionfs or ~/.local/share/unionfs",
+			},
+		},
+		Commands: []*cli.Command{
+			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(),
+			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
+			mountCommand(), umountCommand(),
+			versionCommand(), superviseCommand(),
+		},
+		HideHelpCommand:           true,
+		UseShortOptionHandling:    true,
+		DisableSliceFlagSeparator: true, // a comma in -e or -v is the value's own
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              onUsageError,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError("unknown command %q; unionfs --help lists them all%s", c.Args().First(), hint(c.App, c.Args().First()))
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	for _, command := range app.Commands {
+		command.HideHelpCommand = true // "help" may be an image, a container or a program
+		command.OnUsageError = onUsageError
+	}
+	return app
+}
+
+func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
+	where := "unionfs"
+	if isSubcommand {
+		where += " " + c.Command.Name
+	}
+	return usageError("%w; see %s --help", err, where)
+}
+
+// hint names the command that is closest to what was typed, if one is close.
+func hint(app *cli.App, typed string) string {
+	best, distance := "", 3
+	for _, command := range app.VisibleCommands() {
+		if d := editDistance(typed, command.Name); d < distance {
+			best, distance = command.Name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %q?)", best)
+}
+
+// editDistance is Levenshtein's.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// defaultRoot is where the state of the calling user is, as other container programs choose it.
+func defaultRoot() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/unionfs"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "unionfs")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "" // stateRoot says what to do
+	}
+	return filepath.Join(home, ".local", "share", "unionfs")
+}
+
+// stateRoot returns the absolute path of --root.
+func stateRoot(c *cli.Context) (string, error) {
+	root := c.String("root")
+	if root == "" {
+		return "", fmt.Errorf("neither HOME nor XDG_DATA_HOME is set, so there is no place for images and containers; set one or give --root DIR")
+	}
+	return filepath.Abs(root)
+}
+
+// arguments checks the number of arguments after the flags. want names them, as in the command's usage.
+func arguments(c *cli.Context, least, most int, want string) error {
+	n := c.NArg()
+	switch {
+	case n < least:
+		return usageError("%s: want %s; see unionfs %s --help", c.Command.Name, want, c.Command.Name)
+	case most >= 0 && n > most:
+		return usageError("%s: unexpected argument %q; want %s", c.Command.Name, c.Args().Get(most), want)
+	}
+	return nil
+}
+
+// flagsFirst moves the flags of a verb before its arguments, as people write them anywhere. For the verbs that take a
+// command with flags of its own, the first argument ends ours.
+func flagsFirst(app *cli.App, args []string) []string {
+	at, command := findCommand(app, args)
+	if command == nil || command.Name == "run" || command.Name == "try" {
+		return args
+	}
+	var flags, rest []string
+	for i := at + 1; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == "--":
+			rest = append(rest, args[i:]...)
+			i = len(args)
+		case len(arg) < 2 || arg[0] != '-':
+			rest = append(rest, arg)
+		default:
+			flags = append(flags, arg)
+			if takesValue(command.Flags, arg) && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		}
+	}
+	return slices.Concat(args[:at+1], flags, rest)
+}
+
+// findCommand returns the verb of a command line and where it stands.
+func findCommand(app *cli.App, args []string) (int, *cli.Command) {
+	for i := 1; i < len(args); i++ {
+		if !strings.HasPrefix(args[i], "-") {
+			return i, app.Command(args[i])
+		}
+		if takesValue(app.Flags, args[i]) {
+			i++
+		}
+	}
+	return 0, nil
+}
+
+// takesValue reports whether the flag, as it stands on the command line, has its value in the next argument.
+func takesValue(flags []cli.Flag, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	for _, flag := range flags {
+		if !slices.Contains(flag.Names(), name) {
+			continue
+		}
+		_, isBool := flag.(*cli.BoolFlag)
+		return !isBool
+	}
+	return false
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "version",
+		Usage:       "print the version",
+		Description: "Prints the version and no more.\n\nExample:\n   unionfs version",
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(c.App.Writer, version)
+			return err
+		},
+	}
+}

@@ -1,0 +1,414 @@
+package cow
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// nlinkXattr is how many names the union has for a file whose lower had several: work/index holds the file, and the upper
+// branch only those names through which it was changed.
+const nlinkXattr = ownPrefix + "nlink"
+
+// raise makes sure that a directory, with all above it, is in the upper branch. The caller holds tree and no Node.mu.
+func (u *Union) raise(n *Node) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	n.mu.RLock()
+	inUpper, removed := n.inUpper, n.removed
+	n.mu.RUnlock()
+	if removed {
+		return unix.ENOENT
+	}
+	if inUpper {
+		return nil
+	}
+	parent, name := n.links[0].parent, n.links[0].name
+	if err := u.raise(parent); err != nil {
+		return err
+	}
+	if err := u.load(parent); err != nil {
+		return err
+	}
+	parent.mu.Lock()
+	defer parent.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.inUpper {
+		return nil
+	}
+	if n.removed {
+		return unix.ENOENT
+	}
+	to, err := u.in(parent, name)
+	if err != nil {
+		return err
+	}
+	defer to.done()
+	tmp := u.upper.name()
+	if err := unix.Mkdirat(u.upper.fresh, tmp, 0o700); err != nil {
+		return err
+	}
+	src := n.dir.sources[0]
+	err = u.copyMetadata(src, u.upper.fresh, tmp)
+	if err == nil {
+		err = unix.Renameat(u.upper.fresh, tmp, to.dir, name)
+	}
+	if err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
+		return err
+	}
+	n.inUpper, n.links[0].upper = true, true
+	parent.dir.put(upperName{name: name, id: n.id, kind: unix.S_IFDIR})
+	return nil
+}
+
+// copyUp makes sure that a file which is no directory is in the upper branch, with at most size bytes of its data (the rest is
+// about to be cut off). The file is made in the work directory and moved into place whole, so at no instant can
+// another process or another start see a part of it. The data is copied with no lock held that anything but another
+// copy-up waits for.
+func (u *Union) copyUp(n *Node, size int64) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	n.mu.RLock()
+	done := n.inUpper
+	n.mu.RUnlock()
+	if done {
+		return nil
+	}
+	lock := &u.copying[n.id%uint64(len(u.copying))]
+	lock.Lock()
+	defer lock.Unlock()
+	n.mu.RLock()
+	done = n.inUpper
+	n.mu.RUnlock()
+	if done {
+		return nil
+	}
+
+	var low Attr
+	if err := n.low.dir.Stat(n.low.entry, &low); err != nil {
+		return err
+	}
+	tmp := u.upper.name()
+	fd, err := u.makeCopy(n, tmp, &low, size)
+	if err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, 0)
+		return err
+	}
+	if err := u.publish(n, tmp, &low, fd); err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, 0)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return err
+	}
+	return nil
+}
+
+// makeCopy makes the copy of a lower file in new/, and returns its descriptor if it is a regular file, else -1.
+func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, err error) {
+	fresh := u.upper.fresh
+	fd = -1
+	switch n.kind {
+	case unix.S_IFREG:
+		fd, err = unix.Openat(fresh, tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return -1, err
+		}
+		defer func() {
+			if err != nil {
+				unix.Close(fd)
+				fd = -1
+			}
+		}()
+		if size = min(size, int64(low.Size)); size > 0 {
+			data, err := n.low.dir.Open(n.low.entry)
+			if err != nil {
+				return fd, err
+			}
+			err = copyData(fd, data, size)
+			data.Release()
+			if err != nil {
+				return fd, err
+			}
+			// As the kernel's overlayfs: the name must not become durable before the data.
+			if err := unix.Fdatasync(fd); err != nil {
+				return fd, err
+			}
+		}
+	case unix.S_IFLNK:
+		target, err := n.low.dir.Readlink(n.low.entry)
+		if err != nil {
+			return fd, err
+		}
+		if err := unix.Symlinkat(target, fresh, tmp); err != nil {
+			return fd, err
+		}
+	default:
+		if err := unix.Mknodat(fresh, tmp, n.kind|0o600, int(low.Rdev)); err != nil {
+			return fd, err
+		}
+	}
+	if err := u.copyMetadata(n.low, fresh, tmp); err != nil {
+		return fd, err
+	}
+	return fd, setOrigin(fresh, tmp, n.id)
+}
+
+// publish moves a finished copy to where the union shows it.
+func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	var parent *Node
+	var name string
+	for {
+		n.mu.RLock()
+		parent, name = nil, ""
+		if len(n.links) > 0 {
+			parent, name = n.links[0].parent, n.links[0].name
+		}
+		n.mu.RUnlock()
+		if parent == nil {
+			break
+		}
+		if err := u.raise(parent); err != nil {
+			return err
+		}
+		if err := u.load(parent); err != nil {
+			return err
+		}
+		parent.mu.Lock()
+		n.mu.Lock()
+		if len(n.links) > 0 && n.links[0].parent == parent && n.links[0].name == name {
+			defer parent.mu.Unlock()
+			defer n.mu.Unlock()
+			break
+		}
+		n.mu.Unlock()
+		parent.mu.Unlock()
+	}
+	if low.Nlink > 1 && parent != nil {
+		if err := u.indexHardLink(n, tmp, low); err != nil {
+			return err
+		}
+	}
+	if parent == nil {
+		// Removed while it was copied, or before: only those who hold it open see it.
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if err := unix.Renameat(u.upper.fresh, tmp, u.upper.park, idName(n.id)); err != nil {
+			return err
+		}
+		n.parked = true
+	} else {
+		to, err := u.in(parent, name)
+		if err != nil {
+			return err
+		}
+		defer to.done()
+		if err := unix.Renameat(u.upper.fresh, tmp, to.dir, name); err != nil {
+			return err
+		}
+		n.links[0].upper = true
+		parent.dir.put(upperName{name: name, id: n.id, kind: n.kind})
+	}
+	n.inUpper = true
+	n.fdMu.Lock()
+	u.fds.drop(n.fd)
+	n.fd = nil
+	if fd >= 0 {
+		n.fd = u.fds.add(fd, true)
+		u.fds.release(n.fd)
+	}
+	n.fdMu.Unlock()
+	return nil
+}
+
+// indexHardLink makes the copy findable for the file's other names, which stay in the lower branches. The caller holds n.mu.
+func (u *Union) indexHardLink(n *Node, tmp string, low *Attr) error {
+	count := strconv.FormatUint(uint64(low.Nlink-n.fewer), 10)
+	if err := setxattrAt(u.upper.fresh, tmp, nlinkXattr, []byte(count), 0); err != nil {
+		if err == unix.EOPNOTSUPP || err == unix.EPERM {
+			return nil // the names come apart, as in an overlayfs without index
+		}
+		return err
+	}
+	err := unix.Linkat(u.upper.fresh, tmp, u.upper.index, idName(n.id), 0)
+	if err == unix.EEXIST {
+		// Left by a copy-up that was killed before its rename.
+		if err = unix.Unlinkat(u.upper.index, idName(n.id), 0); err == nil {
+			err = unix.Linkat(u.upper.fresh, tmp, u.upper.index, idName(n.id), 0)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	u.upper.hasIndex.Store(true)
+	n.indexed = true
+	return nil
+}
+
+// fixNlink corrects the link count of a file for what the upper branch keeps besides its names. The caller holds n.mu.
+func (u *Union) fixNlink(n *Node, a *Attr) {
+	switch {
+	case n.removed && (n.isDir() || len(n.links) == 0 && !n.parked):
+		a.Nlink = 0
+	case n.indexed:
+		if p, err := u.at(n); err == nil {
+			v, err := getxattrAt(p.dir, p.name, nlinkXattr)
+			p.done()
+			if c, perr := strconv.ParseUint(string(v), 10, 32); err == nil && perr == nil {
+				a.Nlink = uint32(c)
+			}
+		}
+	case n.parked:
+		a.Nlink--
+	case n.fewer > 0 && a.Nlink > n.fewer:
+		a.Nlink -= n.fewer
+	}
+}
+
+// addNlink changes the count that an indexed file carries. The caller holds n.mu exclusively.
+func (u *Union) addNlink(n *Node, by int) error {
+	if !n.indexed {
+		return nil
+	}
+	var a Attr
+	u.fixNlink(n, &a)
+	p, err := u.at(n)
+	if err != nil {
+		return err
+	}
+	defer p.done()
+	return setxattrAt(p.dir, p.name, nlinkXattr, []byte(strconv.Itoa(max(int(a.Nlink)+by, 0))), 0)
+}
+
+// copyMetadata gives a new file of the upper branch the owner, mode, xattrs and times of a lower one.
+func (u *Union) copyMetadata(src source, dir int, name string) error {
+	var a Attr
+	if err := src.dir.Stat(src.entry, &a); err != nil {
+		return err
+	}
+	u.owners.apply(&a)
+	if err := u.chown(dir, name, a.UID, a.GID); err != nil {
+		return err
+	}
+	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Fchmodat(dir, name, a.Mode&0o7777, 0); err != nil {
+			return err
+		}
+	}
+	names, err := src.dir.Listxattr(src.entry)
+	if err != nil && !noXattr(err) {
+		return err
+	}
+	for _, x := range names {
+		if _, ok := unescapeXattr(x); !ok {
+			continue
+		}
+		v, err := src.dir.Getxattr(src.entry, x)
+		if noXattr(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = setxattrAt(dir, name, x, v, 0)
+		// What this process may not set (trusted.* without privilege, security.* under another policy) or the upper's
+		// file system can't keep is left out, as cp -a does.
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		if err != nil && strings.HasPrefix(x, "user.") && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{a.Atime, a.Mtime}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// chown changes an owner as far as the host lets us: where the union only shows some IDs, the others can't be stored either.
+func (u *Union) chown(dir int, name string, uid, gid uint32) error {
+	err := unix.Fchownat(dir, name, int(int32(uid)), int(int32(gid)), unix.AT_SYMLINK_NOFOLLOW)
+	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.UIDs != nil {
+		return nil
+	}
+	return err
+}
+
+// copyData copies the first size bytes of a branch's file: as a clone where the file system can share blocks, else in the
+// kernel, else through memory. Holes stay holes.
+func copyData(dst int, src *Data, size int64) error {
+	const block = 4096 // FICLONERANGE wants whole blocks but at the end of the file
+	if src.Off%block == 0 && (size == src.Size || size%block == 0) {
+		if unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)}) == nil {
+			return nil
+		}
+	}
+	if src.Off > 0 {
+		return copyRange(dst, 0, src.FD, src.Off, size)
+	}
+	for at := int64(0); at < size; {
+		data, err := unix.Seek(src.FD, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			break // a hole up to the end
+		}
+		end := size
+		if err == nil {
+			if end, err = unix.Seek(src.FD, data, unix.SEEK_HOLE); err != nil {
+				end = size
+			}
+		} else {
+			data = at
+		}
+		if data >= size {
+			break
+		}
+		if err := copyRange(dst, data, src.FD, data, min(end, size)-data); err != nil {
+			return err
+		}
+		at = end
+	}
+	return unix.Ftruncate(dst, size)
+}
+
+func copyRange(dst int, dstOff int64, src int, srcOff, n int64) error {
+	for n > 0 {
+		m, err := unix.CopyFileRange(src, &srcOff, dst, &dstOff, int(min(n, 1<<30)), 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.ENOSPC || err == unix.EDQUOT || err == unix.EIO {
+			return err
+		}
+		if err != nil || m == 0 {
+			break // another file system, or one that can't
+		}
+		n -= int64(m)
+	}
+	if n == 0 {
+		return nil
+	}
+	buf := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		m, err := unix.Pread(src, buf[:min(n, int64(len(buf)))], srcOff)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if m == 0 {
+			return unix.EIO // shorter than its branch says
+		}
+		if w, err := pwriteAll(dst, buf[:m], dstOff); err != nil || w < m {
+			return errors.Join(err, unix.ENOSPC)
+		}
+		srcOff, dstOff, n = srcOff+int64(m), dstOff+int64(m), n-int64(m)
+	}
+	return nil
+}

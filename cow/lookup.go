@@ -1,0 +1,386 @@
+package cow
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// found is what a directory has under a name: an upper name, a lower one, or both (an upper one that hides or merges with the
+// lower one).
+type found struct {
+	name     string
+	upper    *upperName // never a whiteout
+	whiteout *upperName // the upper branch's whiteout, if the name is deleted
+	lower    lowerName
+	hasLower bool // lower is set; it shows only if upper is nil, or both are directories
+}
+
+// find looks a name up in a loaded directory. The caller holds n.mu. ENOENT if the union has no such name; found then still says
+// what of it is hidden.
+func (u *Union) find(n *Node, name string) (found, error) {
+	f := found{name: name}
+	var err error
+	f.lower, f.hasLower, err = n.dir.lookupLower(name)
+	if err != nil {
+		return f, err
+	}
+	if x := n.dir.upper[name]; x != nil {
+		if x.whiteout {
+			f.whiteout = x
+			return f, unix.ENOENT
+		}
+		f.upper = x
+		return f, nil
+	}
+	if !f.hasLower {
+		return f, unix.ENOENT
+	}
+	return f, nil
+}
+
+// checkName refuses names that no file of a union can have: the format on disk keeps .wh. names for itself.
+func checkName(name string) error {
+	if len(name) > unix.NAME_MAX {
+		return unix.ENAMETOOLONG
+	}
+	return nil
+}
+
+// reservedName reports whether a name can't be created, since on disk it is the mark of a whiteout.
+func reservedName(name string) bool { return strings.HasPrefix(name, whiteoutPrefix) }
+
+// Lookup finds a name in a directory and takes a reference to it. a is filled with its attributes.
+func (u *Union) Lookup(dir *Node, name string, a *Attr) (*Node, error) {
+	if !dir.isDir() {
+		return nil, unix.ENOTDIR
+	}
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	if dir.isRemoved() {
+		return nil, unix.ENOENT
+	}
+	if err := u.load(dir); err != nil {
+		return nil, err
+	}
+	dir.mu.RLock()
+	defer dir.mu.RUnlock()
+	f, err := u.find(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return u.resolve(dir, &f, a)
+}
+
+// resolve makes a node of what was found in dir, with one reference. The caller holds tree, and dir.mu at least shared.
+func (u *Union) resolve(dir *Node, f *found, a *Attr) (*Node, error) {
+	var n *Node
+	var err error
+	if f.upper != nil {
+		n, err = u.resolveUpper(dir, f, a)
+	} else {
+		n, err = u.resolveLower(dir, f, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.owners.apply(a)
+	a.Ino = n.id
+	return n, nil
+}
+
+func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
+	p, err := u.in(dir, f.name)
+	if err != nil {
+		return nil, err
+	}
+	defer p.done()
+	var st unix.Stat_t
+	if err := statAt(p.dir, f.name, &st); err != nil {
+		return nil, err
+	}
+	a.fromStat(&st)
+	l := link{dir, f.name, true}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		d, id, err := u.upperDirectory(dir, f, p.dir, &st)
+		if err != nil {
+			return nil, err
+		}
+		if len(d.sources) > 0 {
+			a.Nlink = 1
+		}
+		return u.obtain(id, dir, func(n *Node) bool {
+			return n.isDir() && n.links != nil && n.links[0] == l
+		}, func(id uint64) *Node {
+			return &Node{id: id, kind: unix.S_IFDIR, links: []link{l}, inUpper: true, dir: d}
+		}), nil
+	}
+	id := f.upper.id
+	if id == 0 {
+		if id, err = u.upperID(p.dir, f.name, &st); err != nil {
+			return nil, err
+		}
+	}
+	n := u.obtain(id, dir, func(n *Node) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.isDir() || !n.inUpper {
+			return false
+		}
+		if !n.hasLink(l) {
+			// Another name of a file that is held: it must be the same inode.
+			var other unix.Stat_t
+			p, err := u.at(n)
+			if err != nil {
+				return false
+			}
+			defer p.done()
+			if statAt(p.dir, p.name, &other) != nil || other.Ino != st.Ino {
+				return false
+			}
+			u.addLink(n, dir, f.name, true)
+		}
+		return true
+	}, func(id uint64) *Node {
+		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true}
+	})
+	n.mu.RLock()
+	u.fixNlink(n, a)
+	n.mu.RUnlock()
+	return n, nil
+}
+
+func (n *Node) hasLink(l link) bool {
+	for i := range n.links {
+		if n.links[i].parent == l.parent && n.links[i].name == l.name {
+			return true
+		}
+	}
+	return false
+}
+
+// upperID is the ID of an upper file that isn't a directory.
+func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (uint64, error) {
+	if len(u.lowers) > 0 {
+		id, err := originOf(dir, name)
+		if err != nil || id != 0 {
+			return id, err
+		}
+	}
+	return foldIno(st.Ino, 0, 0), nil
+}
+
+// upperDirectory finds what an upper directory merges with, and its ID: that of its topmost lower directory, so that it is the
+// same before and after the copy-up.
+func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*directory, uint64, error) {
+	d := &directory{}
+	if len(u.lowers) > 0 {
+		opaque, _, err := markedOpaque(fd, f.name)
+		if err != nil {
+			return nil, 0, err
+		}
+		redirect, err := overlayXattr(fd, f.name, "redirect")
+		if err != nil {
+			return nil, 0, err
+		}
+		switch {
+		case opaque:
+		case len(redirect) > 0:
+			d.sources, d.lowerPath, err = u.follow(dir, string(redirect))
+			if err != nil {
+				return nil, 0, err
+			}
+		case f.hasLower && f.lower.entry.Type == unix.S_IFDIR:
+			d.sources = f.lower.all()
+		}
+	}
+	if len(d.sources) > 0 {
+		id, err := u.sourceID(&d.sources[0])
+		return d, id, err
+	}
+	return d, foldIno(st.Ino, 0, 0), nil
+}
+
+// all lists the sources of a lower directory, top first.
+func (l *lowerName) all() []source {
+	return append([]source{l.source}, l.more...)
+}
+
+// lowerPath is where a directory's sources are below the roots of their branches, with a leading slash but for the root,
+// which is "". The caller holds tree.
+func (u *Union) lowerPath(n *Node) string {
+	if n == u.root {
+		return ""
+	}
+	if p := n.dir.lowerPath; p != "" {
+		return p
+	}
+	return u.lowerPath(n.links[0].parent) + "/" + n.links[0].name
+}
+
+// sourceID is the ID of a node that is made from a lower file.
+func (u *Union) sourceID(s *source) (uint64, error) {
+	if s.entry.Ino != 0 && u.lowers[s.branch].Indexed() {
+		return u.lowerID(s.branch, s.entry.Ino), nil
+	}
+	var a Attr
+	if err := s.dir.Stat(s.entry, &a); err != nil {
+		return 0, err
+	}
+	return u.lowerID(s.branch, a.Ino), nil
+}
+
+// follow finds the directories that a redirect names: in the branches below the one that dir's own sources begin with, a path
+// from the roots (leading slash) or a name beside. The path is the one in the topmost branch that has it.
+func (u *Union) follow(dir *Node, redirect string) ([]source, string, error) {
+	var at []source
+	path := redirect
+	if !strings.HasPrefix(redirect, "/") {
+		at = dir.dir.sources
+		path = u.lowerPath(dir) + "/" + redirect
+	} else {
+		for i, b := range u.lowers {
+			r, err := b.Root()
+			if err != nil {
+				return nil, "", err
+			}
+			at = append(at, source{branch: i, dir: r, entry: r.Self()})
+		}
+	}
+	for name := range strings.SplitSeq(strings.Trim(redirect, "/"), "/") {
+		if name == "" || name == "." || name == ".." || len(at) == 0 {
+			return nil, "", nil
+		}
+		d := &directory{sources: at}
+		if err := u.loadLower(d); err != nil {
+			return nil, "", err
+		}
+		l, ok, err := d.lookupLower(name)
+		if err != nil {
+			return nil, "", err
+		}
+		if !ok || l.entry.Type != unix.S_IFDIR {
+			return nil, "", nil
+		}
+		at = l.all()
+	}
+	return at, path, nil
+}
+
+func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
+	s := f.lower.source
+	if err := s.dir.Stat(s.entry, a); err != nil {
+		return nil, err
+	}
+	kind := a.Mode & unix.S_IFMT
+	id := u.lowerID(s.branch, a.Ino)
+	l := link{dir, f.name, false}
+	if kind == unix.S_IFDIR {
+		if len(f.lower.more) > 0 {
+			a.Nlink = 1
+		}
+		return u.obtain(id, dir, func(n *Node) bool {
+			return n.isDir() && n.links != nil && n.links[0].parent == dir && n.links[0].name == f.name
+		}, func(id uint64) *Node {
+			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all()}}
+		}), nil
+	}
+	indexed := false
+	if a.Nlink > 1 && u.upper != nil && u.upper.hasHardLinks() {
+		var st unix.Stat_t
+		err := statAt(u.upper.index, idName(id), &st)
+		if err != nil && err != unix.ENOENT {
+			return nil, err
+		}
+		if indexed = err == nil; indexed {
+			a.fromStat(&st)
+		}
+	}
+	n := u.obtain(id, dir, func(n *Node) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.isDir() || n.inUpper && !n.indexed && !indexed {
+			return false
+		}
+		u.addLink(n, dir, f.name, false)
+		return true
+	}, func(id uint64) *Node {
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, inUpper: indexed, indexed: indexed}
+	})
+	n.mu.RLock()
+	u.fixNlink(n, a)
+	n.mu.RUnlock()
+	return n, nil
+}
+
+// identify finds the ID of an upper name for a listing. The caller holds n.mu exclusively.
+func (u *Union) identify(n *Node, x *upperName) error {
+	p, err := u.in(n, x.name)
+	if err != nil {
+		return err
+	}
+	defer p.done()
+	var st unix.Stat_t
+	if err := statAt(p.dir, x.name, &st); err != nil {
+		return err
+	}
+	x.kind = st.Mode & unix.S_IFMT
+	if x.kind != unix.S_IFDIR {
+		x.id, err = u.upperID(p.dir, x.name, &st)
+		return err
+	}
+	f := found{name: x.name, upper: x}
+	if f.lower, f.hasLower, err = n.dir.lookupLower(x.name); err != nil {
+		return err
+	}
+	_, x.id, err = u.upperDirectory(n, &f, p.dir, &st)
+	return err
+}
+
+// Getattr fills a with the attributes of a node.
+func (u *Union) Getattr(n *Node, a *Attr) error {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return u.getattr(n, a)
+}
+
+// getattr is Getattr for callers that hold tree and n.mu.
+func (u *Union) getattr(n *Node, a *Attr) error {
+	switch {
+	case n.inUpper:
+		p, err := u.at(n)
+		if err != nil {
+			return err
+		}
+		defer p.done()
+		var st unix.Stat_t
+		if err := statAt(p.dir, p.name, &st); err != nil {
+			return err
+		}
+		a.fromStat(&st)
+		if n.isDir() && len(n.dir.sources) > 0 {
+			a.Nlink = 1
+		}
+	case n.isDir():
+		s := &n.dir.sources[0]
+		if err := s.dir.Stat(s.entry, a); err != nil {
+			return err
+		}
+		if len(n.dir.sources) > 1 {
+			a.Nlink = 1
+		}
+	default:
+		if err := n.low.dir.Stat(n.low.entry, a); err != nil {
+			return err
+		}
+	}
+	u.fixNlink(n, a)
+	u.owners.apply(a)
+	a.Ino = n.id
+	return nil
+}

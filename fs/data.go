@@ -1,0 +1,177 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"unionfs/cow"
+)
+
+// spliceMin is from how many bytes on a READ is answered by splice(2), which copies once less but takes five system calls
+// instead of two.
+const spliceMin = 64 << 10
+
+func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	n := h.u.Node(in.NodeId)
+	if n == nil {
+		return nil, stale
+	}
+	d, err := h.u.Data(n)
+	if err != nil {
+		return nil, h.status("read", err)
+	}
+	off := int64(in.Offset)
+	size := min(int64(len(buf)), d.Size-off)
+	if off < 0 || size <= 0 {
+		d.Release()
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	if size >= spliceMin {
+		return &dataResult{d: d, off: d.Off + off, size: int(size)}, fuse.OK
+	}
+	got, err := pread(d.FD, buf[:size], d.Off+off)
+	d.Release()
+	if err != nil {
+		return nil, h.status("read", err)
+	}
+	return fuse.ReadResultData(buf[:got]), fuse.OK
+}
+
+// pread reads until buf is full or the file ends.
+func pread(fd int, buf []byte, off int64) (int, error) {
+	got := 0
+	for got < len(buf) {
+		n, err := unix.Pread(fd, buf[got:], off+int64(got))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return got, err
+		}
+		if n == 0 {
+			break
+		}
+		got += n
+	}
+	return got, nil
+}
+
+// dataResult is the answer to a READ straight from the descriptor of a branch. The descriptor is held until the kernel
+// has the data.
+type dataResult struct {
+	d    *cow.Data
+	off  int64 // in the descriptor
+	size int
+}
+
+func (r *dataResult) Seekable() (fd uintptr, off int64, size int) {
+	return uintptr(r.d.FD), r.off, r.size
+}
+
+func (r *dataResult) Size() int { return r.size }
+
+// Bytes is called when splicing does not work.
+func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
+	n, err := pread(r.d.FD, buf[:min(len(buf), r.size)], r.off)
+	return buf[:n], fuse.ToStatus(err)
+}
+
+func (r *dataResult) Done() { r.d.Release() }
+
+func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	n := h.u.Node(in.NodeId)
+	if n == nil {
+		return 0, stale
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		if err := h.killPriv(n); err != nil {
+			return 0, h.status("write", err)
+		}
+	}
+	written, err := h.u.Write(n, int64(in.Offset), data)
+	if err != nil && written <= 0 {
+		return 0, h.status("write", err)
+	}
+	return uint32(written), fuse.OK
+}
+
+// Writev is what the server calls first. From /dev/fuse the data always comes in one piece.
+func (h *handler) Writev(c <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) != 1 {
+		return 0, fuse.ENOSYS // not the kernel's answer: the server then calls Write with the pieces joined
+	}
+	return h.Write(c, in, data[0])
+}
+
+func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	n := h.u.Node(in.NodeId)
+	if n == nil {
+		return stale
+	}
+	if err := h.killPrivOf(&in.InHeader, n); err != nil {
+		return h.status("fallocate", err)
+	}
+	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	src, dst := h.u.Node(in.NodeId), h.u.Node(in.NodeIdOut)
+	if src == nil || dst == nil {
+		return 0, stale
+	}
+	if in.Flags != 0 {
+		return 0, fuse.EINVAL
+	}
+	if err := h.killPrivOf(&in.InHeader, dst); err != nil {
+		return 0, h.status("copy_file_range", err)
+	}
+	// The reply counts in 32 bits; whole pages, so that the rest is aligned.
+	length := min(in.Len, 1<<31)
+	n, err := h.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(length))
+	if err != nil && n <= 0 {
+		return 0, h.status("copy_file_range", err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// killPrivOf is killPriv for the requests that have no flag for it. Who has CAP_FSETID can't be known, so all but root
+// count as if they had not.
+func (h *handler) killPrivOf(in *fuse.InHeader, n *cow.Node) error {
+	if in.Uid == 0 {
+		return nil
+	}
+	return h.killPriv(n)
+}
+
+func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	n := h.u.Node(in.NodeId)
+	if n == nil {
+		return stale
+	}
+	if h.writeback {
+		// The kernel asks about holes without writing back first what it has collected (fs/fuse/file.c,
+		// fuse_lseek): the data would be reported as a hole, and cp(1) would leave it out.
+		h.server.InodeNotify(in.NodeId, int64(in.Offset), 0)
+	}
+	off, err := h.u.SeekData(n, int64(in.Offset), int(in.Whence))
+	if err != nil {
+		return h.status("lseek", err)
+	}
+	out.Offset = uint64(off)
+	return fuse.OK
+}
+
+func (h *handler) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return h.fsync(in)
+}
+
+func (h *handler) fsync(in *fuse.FsyncIn) fuse.Status {
+	// FUSE_FSYNC_FDATASYNC in include/uapi/linux/fuse.h.
+	const dataOnly = 1 << 0
+
+	n := h.u.Node(in.NodeId)
+	if n == nil {
+		return stale
+	}
+	return h.status("fsync", h.u.Fsync(n, in.FsyncFlags&dataOnly != 0))
+}
