@@ -3,6 +3,7 @@ package layerstore
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"sync"
@@ -68,7 +69,7 @@ func (v *verifier) finish() error {
 		}
 	}
 	if v.err != nil {
-		return v.err
+		return fmt.Errorf("the download broke off after %d of %d bytes: %w", v.n, v.want.Size, v.err)
 	}
 	if v.n != v.want.Size {
 		return &sizeError{want: v.want.Size, got: v.n}
