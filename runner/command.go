@@ -63,9 +63,6 @@ func (p *containerInit) startCommand(r *rootfs) (int, error) {
 			return 0, err
 		}
 	}
-	if r.slave != nil {
-		r.slave.Close()
-	}
 	return pid, unix.Chdir("/")
 }
 

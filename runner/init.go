@@ -32,6 +32,7 @@ func runInit() int {
 		fmt.Fprintln(os.Stderr, "unionfs: closing descriptors (close_range needs Linux 5.11):", err)
 		return exitOurs
 	}
+	setCommandName("unionfs-init")
 	p := &containerInit{wire: &wire{fd: initWireFD}, signals: make(chan os.Signal, 64)}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
@@ -75,7 +76,8 @@ func (p *containerInit) setUp() (int, error) {
 	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return 0, err
 	}
-	r := &rootfs{cfg: &p.cfg, proc: -1}
+	r := &rootfs{cfg: &p.cfg, root: -1, proc: -1}
+	defer r.close()
 	if err := r.build(); err != nil {
 		return 0, err
 	}
@@ -94,7 +96,6 @@ func (p *containerInit) setUp() (int, error) {
 		if err := p.wire.send(message{Kind: msgConsole}, int(r.master.Fd())); err != nil {
 			return 0, fmt.Errorf("handing over the terminal: %w", err)
 		}
-		r.master.Close()
 	}
 	pid, err := p.startCommand(r)
 	if err != nil {

@@ -73,6 +73,23 @@ func (r *rootfs) build() error {
 	return nil
 }
 
+// close lets go of every descriptor: nothing in PID 1 shall lead anywhere.
+func (r *rootfs) close() {
+	for _, fd := range r.devices {
+		unix.Close(fd)
+	}
+	for _, fd := range []int{r.root, r.proc} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	for _, f := range []*os.File{r.master, r.slave} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
 func describeMount(m specs.Mount) string {
 	if m.Type == "bind" || m.Source != "" && strings.HasPrefix(m.Source, "/") {
 		return m.Source

@@ -98,6 +98,7 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 		return ours(err)
 	}
 	unix.Umask(0)
+	setCommandName("unionfs")
 	lock, err := s.container.tryLock()
 	if err != nil {
 		return ours(fmt.Errorf("starting container %s: %w", s.container.Name, err))
