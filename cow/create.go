@@ -150,14 +150,13 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	}
 	a.fromStat(&st)
 	kind := st.Mode & unix.S_IFMT
-	n := u.obtain(foldIno(st.Ino, 0, 0), func(*Node) bool { return false }, func(id uint64) *Node {
+	n := u.obtain(foldIno(st.Ino, 0, 0), dir, func(*Node) bool { return false }, func(id uint64) *Node {
 		n := &Node{id: id, kind: kind, links: []link{{dir, name, true}}, inUpper: true}
 		if isDir {
 			n.dir = &directory{loaded: true}
 		}
 		return n
 	})
-	u.ref(dir)
 	if fd >= 0 {
 		n.fdMu.Lock()
 		n.fd = u.fds.add(fd, true)

@@ -201,10 +201,14 @@ func (d *hostDir) List(_ uint64, yield func(Entry) bool) error {
 		return err
 	}
 	defer d.release(h)
+	var self unix.Stat_t
+	if err := statAt(fd, "", &self); err != nil {
+		return err
+	}
 	xattrForm := -1 // whether the directory may hold xattr whiteouts: asked once, and only if an empty file is met
 	var failed error
 	err = listAt(fd, "", func(de dirent) bool {
-		e := Entry{Name: de.name, Type: de.mode}
+		e := Entry{Name: de.name, Type: de.mode, Ino: foldIno(de.ino, self.Dev, d.b.dev)}
 		if name, ok := strings.CutPrefix(de.name, whiteoutPrefix); ok {
 			if de.name == opaqueName || name == "" {
 				return true
@@ -232,7 +236,7 @@ func (d *hostDir) List(_ uint64, yield func(Entry) bool) error {
 				failed = err
 				return false
 			}
-			e.Type = st.Mode & unix.S_IFMT
+			e.Type, e.Ino = st.Mode&unix.S_IFMT, d.b.ino(&st)
 			e.Whiteout = isWhiteoutDevice(&st) ||
 				xattrForm == 1 && e.Type == unix.S_IFREG && st.Size == 0 && d.xattrWhiteout(fd, de.name)
 		}

@@ -241,12 +241,6 @@ func (d *directory) lookupLower(name string) (lowerName, bool, error) {
 	return lowerName{}, false, nil
 }
 
-// hasLower reports whether a name would show through from below, were the upper branch not to have it.
-func (d *directory) hasLower(name string) (bool, error) {
-	_, ok, err := d.lookupLower(name)
-	return ok, err
-}
-
 // put records that the upper branch has a name now. The caller holds Node.mu exclusively.
 func (d *directory) put(x upperName) {
 	if d.upper == nil {

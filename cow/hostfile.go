@@ -11,7 +11,8 @@ import (
 )
 
 // This file is the union's view of the host: every call names a file by the descriptor of its directory and one name
-// that is never followed if it is a symbolic link. An empty name means the directory itself.
+// that is never followed if it is a symbolic link. An empty name means the directory itself (the xattr calls refuse
+// AT_EMPTY_PATH on a descriptor that was opened with O_PATH, so they are given ".").
 
 const xattrValueLimit = 64 << 10 // XATTR_SIZE_MAX, also XATTR_LIST_MAX: include/uapi/linux/limits.h
 
@@ -106,7 +107,7 @@ func getxattrAt(dir int, name, attr string) ([]byte, error) {
 }
 
 func rawGetxattr(dir int, name, attr string, buf []byte) (int, error) {
-	path, err := unix.BytePtrFromString(name)
+	path, err := unix.BytePtrFromString(orDot(name))
 	if err != nil {
 		return 0, err
 	}
@@ -116,7 +117,7 @@ func rawGetxattr(dir int, name, attr string, buf []byte) (int, error) {
 	}
 	args := xattrArgs{value: unsafe.Pointer(unsafe.SliceData(buf)), size: uint32(len(buf))}
 	n, _, e := unix.Syscall6(unix.SYS_GETXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
+		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
 	if e == 0 {
 		return int(n), nil
 	}
@@ -134,13 +135,13 @@ func rawGetxattr(dir int, name, attr string, buf []byte) (int, error) {
 
 // listxattrAt returns the names of the extended attributes of a file, without system.posix_acl_* and their like hidden.
 func listxattrAt(dir int, name string) ([]string, error) {
-	path, err := unix.BytePtrFromString(name)
+	path, err := unix.BytePtrFromString(orDot(name))
 	if err != nil {
 		return nil, err
 	}
 	for buf := make([]byte, 512); ; buf = make([]byte, xattrValueLimit) {
 		n, _, e := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-			unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0)
+			unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)), 0)
 		var err error
 		if e != 0 {
 			err = e
@@ -167,7 +168,7 @@ func listxattrAt(dir int, name string) ([]string, error) {
 }
 
 func setxattrAt(dir int, name, attr string, value []byte, flags int) error {
-	path, err := unix.BytePtrFromString(name)
+	path, err := unix.BytePtrFromString(orDot(name))
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func setxattrAt(dir int, name, attr string, value []byte, flags int) error {
 	}
 	args := xattrArgs{value: unsafe.Pointer(unsafe.SliceData(value)), size: uint32(len(value)), flags: uint32(flags)}
 	_, _, e := unix.Syscall6(unix.SYS_SETXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
+		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
 	switch e {
 	case 0:
 		return nil
@@ -188,7 +189,7 @@ func setxattrAt(dir int, name, attr string, value []byte, flags int) error {
 }
 
 func removexattrAt(dir int, name, attr string) error {
-	path, err := unix.BytePtrFromString(name)
+	path, err := unix.BytePtrFromString(orDot(name))
 	if err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func removexattrAt(dir int, name, attr string) error {
 		return err
 	}
 	_, _, e := unix.Syscall6(unix.SYS_REMOVEXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(path)),
-		unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH, uintptr(unsafe.Pointer(a)), 0, 0)
+		unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(a)), 0, 0)
 	switch e {
 	case 0:
 		return nil

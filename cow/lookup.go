@@ -112,10 +112,9 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		if len(d.sources) > 0 {
 			a.Nlink = 1
 		}
-		return u.obtain(id, func(n *Node) bool {
+		return u.obtain(id, dir, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0] == l
 		}, func(id uint64) *Node {
-			u.ref(dir)
 			return &Node{id: id, kind: unix.S_IFDIR, links: []link{l}, inUpper: true, dir: d}
 		}), nil
 	}
@@ -125,7 +124,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 			return nil, err
 		}
 	}
-	n := u.obtain(id, func(n *Node) bool {
+	n := u.obtain(id, dir, func(n *Node) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.isDir() || !n.inUpper {
@@ -146,7 +145,6 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		u.ref(dir)
 		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true}
 	})
 	n.mu.RLock()
@@ -284,10 +282,9 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		if len(f.lower.more) > 0 {
 			a.Nlink = 1
 		}
-		return u.obtain(id, func(n *Node) bool {
+		return u.obtain(id, dir, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0].parent == dir && n.links[0].name == f.name
 		}, func(id uint64) *Node {
-			u.ref(dir)
 			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all()}}
 		}), nil
 	}
@@ -302,7 +299,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 			a.fromStat(&st)
 		}
 	}
-	n := u.obtain(id, func(n *Node) bool {
+	n := u.obtain(id, dir, func(n *Node) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.isDir() || n.inUpper && !n.indexed && !indexed {
@@ -311,7 +308,6 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		u.ref(dir)
 		return &Node{id: id, kind: kind, links: []link{l}, low: s, inUpper: indexed, indexed: indexed}
 	})
 	n.mu.RLock()

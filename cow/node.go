@@ -63,10 +63,11 @@ func (u *Union) lowerID(branch int, ino uint64) uint64 {
 	return uint64(len(u.lowers)-branch)<<inoBits | ino&(1<<inoBits-1)
 }
 
-// obtain returns the live node with this ID with one more reference, or makes it with fill. A live node that is not the
+// obtain returns the live node with this ID with one more reference, or makes it with fill, which gives it one link, in
+// parent; the caller holds that. A live node that is not the
 // same file (an upper file whose recorded origin belongs to another stack of branches, say) keeps the ID, and the new
 // one gets an unused one.
-func (u *Union) obtain(id uint64, same func(*Node) bool, fill func(id uint64) *Node) *Node {
+func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func(id uint64) *Node) *Node {
 	for {
 		s := u.shard(id)
 		s.mu.Lock()
@@ -76,6 +77,7 @@ func (u *Union) obtain(id uint64, same func(*Node) bool, fill func(id uint64) *N
 			n.refs = 1
 			s.nodes[id] = n
 			s.mu.Unlock()
+			u.ref(parent)
 			return n
 		}
 		n.refs++
@@ -174,30 +176,6 @@ func (u *Union) unref(n *Node) {
 	s.mu.Lock()
 	n.refs--
 	s.mu.Unlock()
-}
-
-// path is where a node is in the union, for messages and for redirects; the caller holds tree.
-func (u *Union) path(n *Node) string {
-	if n == u.root {
-		return "/"
-	}
-	var parts []string
-	for n != u.root {
-		if len(n.links) == 0 {
-			return ""
-		}
-		parts = append(parts, n.links[0].name)
-		n = n.links[0].parent
-	}
-	size := 0
-	for _, p := range parts {
-		size += len(p) + 1
-	}
-	b := make([]byte, 0, size)
-	for _, p := range slices.Backward(parts) {
-		b = append(append(b, '/'), p...)
-	}
-	return string(b)
 }
 
 // regular reports whether the node is a regular file.

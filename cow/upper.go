@@ -143,7 +143,7 @@ func (b *upperBranch) hasHardLinks() bool { return b.hasIndex.Load() }
 // whiteout puts the mark for "deleted here" at a name which the upper branch doesn't have.
 func (b *upperBranch) whiteout(dir int, name string) error {
 	if !b.noDevice.Load() {
-		err := unix.Mknodat(dir, name, unix.S_IFCHR|0o000, 0)
+		err := unix.Mknodat(dir, name, unix.S_IFCHR, 0)
 		if err != unix.EPERM && err != unix.EOPNOTSUPP && err != unix.EINVAL {
 			return err
 		}

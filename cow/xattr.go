@@ -30,18 +30,10 @@ func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
 			return nil, err
 		}
 		defer p.done()
-		return getxattrAt(p.dir, xattrName(p.name), disk)
+		return getxattrAt(p.dir, p.name, disk)
 	}
 	s := n.lowerSource()
 	return s.dir.Getxattr(s.entry, disk)
-}
-
-// xattrName is the name by which the xattr calls of this package take the directory itself.
-func xattrName(name string) string {
-	if name == "." {
-		return ""
-	}
-	return name
 }
 
 // lowerSource is the lower file that a node which is not in the upper branch is.
@@ -63,7 +55,7 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 	if n.inUpper {
 		var p place
 		if p, err = u.at(n); err == nil {
-			names, err = listxattrAt(p.dir, xattrName(p.name))
+			names, err = listxattrAt(p.dir, p.name)
 			p.done()
 		}
 	} else {
@@ -88,14 +80,14 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 // Setxattr sets an extended attribute, with the flags of setxattr(2).
 func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
 	return u.changeXattr(n, name, func(p place, disk string) error {
-		return setxattrAt(p.dir, xattrName(p.name), disk, value, flags)
+		return setxattrAt(p.dir, p.name, disk, value, flags)
 	})
 }
 
 // Removexattr removes an extended attribute; ENODATA if the file has none of that name.
 func (u *Union) Removexattr(n *Node, name string) error {
 	return u.changeXattr(n, name, func(p place, disk string) error {
-		return removexattrAt(p.dir, xattrName(p.name), disk)
+		return removexattrAt(p.dir, p.name, disk)
 	})
 }
 
@@ -142,21 +134,18 @@ func (u *Union) describe(n *Node) ([]byte, error) {
 	} else if n.low.dir != nil {
 		from = append(from, n.low.dir.Describe(n.low.entry))
 	}
-	// A file of the upper branch hides what the lower ones have under the same name.
-	for _, l := range n.links {
-		if n.isDir() || n.low.dir != nil || !l.upper {
-			break
-		}
-		if !l.parent.mu.TryRLock() {
-			break // its directory is being changed: better half an answer than a lock out of order
-		}
-		if l.parent.dir.loaded {
-			if low, ok, err := l.parent.dir.lookupLower(l.name); err == nil && ok {
-				from = append(from, low.dir.Describe(low.entry))
+	// A file that is the upper branch's own hides what the lower ones have under the same name.
+	if !n.isDir() && n.low.dir == nil && len(n.links) > 0 && n.links[0].upper {
+		l := n.links[0]
+		// Where its directory is being changed, half an answer is better than a lock out of order.
+		if l.parent.mu.TryRLock() {
+			if l.parent.dir.loaded {
+				if low, ok, err := l.parent.dir.lookupLower(l.name); err == nil && ok {
+					from = append(from, low.dir.Describe(low.entry))
+				}
 			}
+			l.parent.mu.RUnlock()
 		}
-		l.parent.mu.RUnlock()
-		break
 	}
 	return []byte(strings.Join(from, "\n")), nil
 }

@@ -1,0 +1,151 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Annotations of the OCI specification in which a container keeps what the specification has no field for.
+const (
+	AnnotationName       = "io.unionfs.name"        // the container's name
+	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
+	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
+	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
+)
+
+// Container is one container of a [State]. Its fields are what was read when it was created or looked up and don't
+// change; [Container.Status] tells how it is doing now.
+type Container struct {
+	ID   string      // 64 hexadecimal digits
+	Name string      // unique within the State
+	Spec *specs.Spec // the content of config.json
+
+	state *State
+}
+
+// Dir is the container's directory, ROOT/containers/ID: an OCI bundle, with config.json and rootfs.
+func (c *Container) Dir() string { return filepath.Join(c.state.containersDir(), c.ID) }
+
+// Upper is the directory for the writable branch of the container's root.
+func (c *Container) Upper() string { return filepath.Join(c.Dir(), "upper") }
+
+// Work is the directory for the work directory of the writable branch, on the same file system as Upper.
+func (c *Container) Work() string { return filepath.Join(c.Dir(), "work") }
+
+// Rootfs is the directory that the root is mounted on, in the supervisor's private mount namespace. It is empty
+// everywhere else.
+func (c *Container) Rootfs() string { return filepath.Join(c.Dir(), "rootfs") }
+
+func (c *Container) configPath() string { return filepath.Join(c.Dir(), "config.json") }
+func (c *Container) statusPath() string { return filepath.Join(c.Dir(), "state.json") }
+func (c *Container) lockPath() string   { return filepath.Join(c.Dir(), "lock") }
+
+// Image returns the image reference that the container was made from.
+func (c *Container) Image() string { return c.Spec.Annotations[AnnotationImage] }
+
+// AutoRemove reports whether the container is removed when its command has ended.
+func (c *Container) AutoRemove() bool { return c.Spec.Annotations[AnnotationAutoRemove] == "true" }
+
+// The states of a container.
+const (
+	StateCreated = "created" // never started, or starting
+	StateRunning = "running"
+	StateExited  = "exited"
+)
+
+const statusVersion = 1
+
+// Status is the content of state.json: how a container is doing. The supervisor writes it; every reader checks it
+// against the lock, which the supervisor holds for as long as it lives.
+type Status struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	State   string `json:"state"` // StateCreated, StateRunning or StateExited
+
+	Created  time.Time  `json:"created"`
+	Started  *time.Time `json:"started,omitempty"`
+	Finished *time.Time `json:"finished,omitempty"`
+
+	SupervisorPID int `json:"supervisorPid,omitempty"` // as seen by the caller's PID namespace
+	InitPID       int `json:"initPid,omitempty"`
+
+	// InitStart is the init's start time in clock ticks after boot (proc_pid_stat(5), field 22). With InitPID it
+	// names one process for ever.
+	InitStart uint64 `json:"initStart,omitempty"`
+
+	// ExitCode is the command's exit code, 128+N if signal N ended it, 125 to 127 if it did not start, or 137 if the
+	// supervisor was killed and nobody knows.
+	ExitCode int `json:"exitCode"`
+
+	// Error says in one line why the command did not start, or that the supervisor died.
+	Error string `json:"error,omitempty"`
+
+	// Placeholders are the paths, within the root, of the empty files and directories that had to be made as mount
+	// points because the root lacked them. They are in the upper branch but are no change that the command made.
+	Placeholders []string `json:"placeholders,omitempty"`
+}
+
+// Status reports how the container is doing. What state.json says holds only as far as the lock agrees: a container
+// whose supervisor is dead is exited, with exit code 137 if the supervisor recorded none.
+func (c *Container) Status() (*Status, error) {
+	// The lock is looked at first: a supervisor that ends in between has written its last state before it let go.
+	held, err := c.lockHeld()
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.Name, err)
+	}
+	st, err := c.readStatus()
+	if err != nil {
+		return nil, err
+	}
+	if !held && st.State == StateRunning {
+		// The supervisor may have started, been seen without lock, and finished only now; state.json is then
+		// already exited. Running without a lock means killed.
+		st.State = StateExited
+		st.ExitCode = exitUnknown
+		st.Error = "the supervisor was killed; how the command ended is not known"
+	}
+	return st, nil
+}
+
+// exitUnknown is the exit code of a container whose supervisor died: with it the kernel killed the container by SIGKILL.
+const exitUnknown = 128 + int(unix.SIGKILL)
+
+func (c *Container) readStatus() (*Status, error) {
+	data, err := os.ReadFile(c.statusPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, c.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	st := &Status{}
+	if err := json.Unmarshal(data, st); err != nil {
+		// Torn by a power failure (it is replaced atomically but not synced): no container outlives that.
+		return &Status{Version: statusVersion, ID: c.ID, State: StateExited, ExitCode: exitUnknown, Error: "state.json is damaged"}, nil
+	}
+	return st, nil
+}
+
+// writeStatus replaces state.json atomically. It isn't synced: a container doesn't outlive a power failure, and a torn
+// file reads as exited.
+func (c *Container) writeStatus(st *Status) error {
+	data, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := c.statusPath() + ".new"
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("writing container state: %w", err)
+	}
+	if err := os.Rename(tmp, c.statusPath()); err != nil {
+		return fmt.Errorf("writing container state: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// DefaultPath is the PATH of a container whose image sets none: Docker's.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// DefaultCapabilities returns the capabilities that Docker gives a container's root by default.
+func DefaultCapabilities() []string {
+	return []string{
+		"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
+		"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+	}
+}
+
+// DefaultSpec returns the specification of a container as Docker would run it: its namespaces (with no network but the
+// loopback), capabilities, mounts, masked and read-only paths and environment. The caller fills in Process.Args and what
+// the image and the person ask for.
+//
+// Network: a network namespace in Linux.Namespaces means a new one with the loopback up; take the entry out
+// ([ShareHostNetwork]) for the host's network.
+func DefaultSpec() *specs.Spec {
+	caps := DefaultCapabilities()
+	return &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			Cwd: "/",
+			Env: []string{"PATH=" + DefaultPath},
+			Capabilities: &specs.LinuxCapabilities{
+				Bounding: caps, Permitted: slices.Clone(caps), Effective: slices.Clone(caps),
+			},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
+			},
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+				"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+			},
+			ReadonlyPaths: []string{
+				"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+			},
+		},
+	}
+}
+
+// ShareHostNetwork makes the container use the host's network instead of its own.
+func ShareHostNetwork(spec *specs.Spec) {
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.NetworkNamespace
+	})
+}
+
+// hasNewNamespace reports whether the container gets a namespace of its own of the kind.
+func hasNewNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == kind && ns.Path == ""
+	})
+}
+
+// checkSpec refuses, before anything is made, what this runner can't do.
+func checkSpec(spec *specs.Spec) error {
+	switch {
+	case spec.Process == nil || len(spec.Process.Args) == 0:
+		return errors.New("no command was given, and the image has none")
+	case spec.Linux == nil || !hasNewNamespace(spec, specs.PIDNamespace) || !hasNewNamespace(spec, specs.MountNamespace):
+		return errors.New("the specification must ask for new PID and mount namespaces")
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Path != "" {
+			return fmt.Errorf("joining an existing %s namespace (%s) is not supported", ns.Type, ns.Path)
+		}
+		if ns.Type == specs.TimeNamespace {
+			return errors.New("time namespaces are not supported")
+		}
+	}
+	if _, err := capabilityMask(spec.Process.Capabilities); err != nil {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeSysctls sets the specification's kernel parameters, in the container's own /proc and by descriptor, so that no
+// other file can be written in their place (CVE-2025-52881). The kernel lets a user namespace set only what belongs to
+// its own namespaces.
+func (r *rootfs) writeSysctls() error {
+	for key, value := range r.cfg.Spec.Linux.Sysctl {
+		if r.proc < 0 {
+			return errors.New("kernel parameters need a /proc in the container")
+		}
+		name := path.Join("sys", path.Join("/", strings.ReplaceAll(key, ".", "/")))
+		fd, err := openPlain(r.proc, name, unix.O_WRONLY)
+		if err != nil {
+			return fmt.Errorf("setting the kernel parameter %s: %w", key, err)
+		}
+		_, err = unix.Write(fd, []byte(value))
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("setting the kernel parameter %s to %q: %w", key, value, err)
+		}
+	}
+	return nil
+}
+
+// hide makes the specification's read-only paths read-only, and covers its masked paths: a file by the host's /dev/null,
+// a directory by an empty read-only file system. A path that is missing is no error; one that a link leads to is, since
+// something else would be covered than was meant.
+func (r *rootfs) hide() error {
+	for _, p := range r.cfg.Spec.Linux.ReadonlyPaths {
+		if err := r.makeReadOnly(p); err != nil {
+			return fmt.Errorf("making %s read-only: %w", p, err)
+		}
+	}
+	empty := -1
+	defer func() {
+		if empty >= 0 {
+			unix.Close(empty)
+		}
+	}()
+	for _, p := range r.cfg.Spec.Linux.MaskedPaths {
+		target, st, err := r.openForHiding(p)
+		if err != nil {
+			return fmt.Errorf("masking %s: %w", p, err)
+		}
+		if target < 0 {
+			continue
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR && empty < 0 {
+			empty, err = newFileSystem("tmpfs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "size=4k", "nr_inodes=1", "mode=555")
+			if err != nil {
+				unix.Close(target)
+				return fmt.Errorf("masking %s: %w", p, err)
+			}
+		}
+		err = r.mask(p, target, st, empty)
+		unix.Close(target)
+		if err != nil {
+			return fmt.Errorf("masking %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// openForHiding opens a path to be masked or made read-only; -1 if there is no such thing.
+func (r *rootfs) openForHiding(p string) (int, *unix.Stat_t, error) {
+	fd, err := openPlain(r.root, path.Clean("/"+p), unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return -1, nil, nil
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return -1, nil, errors.New("it is reached through a symbolic link")
+	}
+	if err != nil {
+		return -1, nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, nil, err
+	}
+	return fd, &st, nil
+}
+
+func (r *rootfs) makeReadOnly(p string) error {
+	target, _, err := r.openForHiding(p)
+	if err != nil || target < 0 {
+		return err
+	}
+	defer unix.Close(target)
+	mnt, err := cloneTree(target, "", true)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := changeMount(mnt, unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, true); err != nil {
+		return err
+	}
+	return attach(mnt, target)
+}
+
+// mask covers target, and looks again by path whether the cover is what is seen there (CVE-2025-31133). empty is the mount
+// to cover directories with.
+func (r *rootfs) mask(p string, target int, st *unix.Stat_t, empty int) error {
+	source := r.devices["/dev/null"]
+	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if dir {
+		source = empty
+	}
+	mnt, err := cloneTree(source, "", false)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	var cover unix.Stat_t
+	if err := unix.Fstat(mnt, &cover); err != nil {
+		return err
+	}
+	if err := attach(mnt, target); err != nil {
+		return err
+	}
+	seen, sst, err := r.openForHiding(p)
+	if err != nil {
+		return err
+	}
+	if seen >= 0 {
+		unix.Close(seen)
+	}
+	if seen < 0 || sst.Dev != cover.Dev || sst.Ino != cover.Ino {
+		return errors.New("it is not what was masked that is seen there")
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// containerInit is P2: PID 1 of a container. It was started with the container's namespaces, a wire to P1, and the
+// description in a memory file. It sets the container up from inside, starts the command as its child, and stays to pass
+// signals on and to reap. When it ends, the kernel kills all else in the container.
+type containerInit struct {
+	cfg     initConfig
+	wire    *wire
+	null    *os.File       // the host's /dev/null, open for reading and writing
+	signals chan os.Signal // all that P2 gets, from before the set-up on
+}
+
+// runInit is the whole life of P2; it returns its exit code, which P1 uses only if P2 could not send its own word.
+func runInit() int {
+	// Whatever came with us by accident must not reach the command (CVE-2024-21626).
+	if err := unix.CloseRange(initWireFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		fmt.Fprintln(os.Stderr, "unionfs: closing descriptors (close_range needs Linux 5.11):", err)
+		return exitOurs
+	}
+	setCommandName("unionfs-init")
+	p := &containerInit{wire: &wire{fd: initWireFD}, signals: make(chan os.Signal, 64)}
+	signal.Notify(p.signals)
+	go p.followSupervisor()
+	command, err := p.setUp()
+	if err != nil {
+		_ = p.wire.send(message{Kind: msgFailed, Code: startCode(err), Error: err.Error()})
+		return startCode(err)
+	}
+	code := p.reap(command)
+	_ = p.wire.send(message{Kind: msgExited, Code: code})
+	return code
+}
+
+// followSupervisor takes P1's signals, and ends the container when P1 is gone.
+func (p *containerInit) followSupervisor() {
+	for {
+		m, fds, err := p.wire.recv()
+		closeAll(fds)
+		if err != nil {
+			os.Exit(exitUnknown)
+		}
+		if m.Kind == msgSignal {
+			p.signals <- syscall.Signal(m.Signal)
+		}
+	}
+}
+
+// setUp builds the container and starts the command, whose PID it returns.
+func (p *containerInit) setUp() (int, error) {
+	config := os.NewFile(initConfigFD, "config")
+	data, err := io.ReadAll(config)
+	config.Close()
+	if err != nil {
+		return 0, fmt.Errorf("reading the container's description: %w", err)
+	}
+	if err := json.Unmarshal(data, &p.cfg); err != nil {
+		return 0, fmt.Errorf("reading the container's description: %w", err)
+	}
+	// By O_NONBLOCK or not, the mode of new mount points is ours to say.
+	unix.Umask(0)
+	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
+		return 0, err
+	}
+	r := &rootfs{cfg: &p.cfg, root: -1, proc: -1}
+	defer r.close()
+	if err := r.build(); err != nil {
+		return 0, err
+	}
+	if err := changeRoot(r.root); err != nil {
+		return 0, fmt.Errorf("changing the root: %w", err)
+	}
+	if err := p.setUpNames(); err != nil {
+		return 0, err
+	}
+	if hasNewNamespace(p.cfg.Spec, specs.NetworkNamespace) {
+		if err := raiseLoopback(); err != nil {
+			return 0, fmt.Errorf("bringing up the loopback: %w", err)
+		}
+	}
+	if r.master != nil {
+		if err := p.wire.send(message{Kind: msgConsole}, int(r.master.Fd())); err != nil {
+			return 0, fmt.Errorf("handing over the terminal: %w", err)
+		}
+	}
+	pid, err := p.startCommand(r)
+	if err != nil {
+		return 0, err
+	}
+	return pid, p.wire.send(message{Kind: msgStarted, Paths: r.made})
+}
+
+// changeRoot makes the mount root the root of the mount namespace and lets go of everything that was mounted before.
+// root is below the old root, which after pivot_root(".", ".") lies on top of the new one until it is detached
+// (pivot_root(2), Notes).
+func changeRoot(root int) error {
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(old)
+	if err := unix.Fchdir(root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detaching the old root: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+// setUpNames sets host and domain name.
+func (p *containerInit) setUpNames() error {
+	spec := p.cfg.Spec
+	if !hasNewNamespace(spec, specs.UTSNamespace) {
+		return nil
+	}
+	if spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return fmt.Errorf("setting the host name %q: %w", spec.Hostname, err)
+		}
+	}
+	if spec.Domainname != "" {
+		if err := unix.Setdomainname([]byte(spec.Domainname)); err != nil {
+			return fmt.Errorf("setting the domain name %q: %w", spec.Domainname, err)
+		}
+	}
+	return nil
+}
+
+// raiseLoopback brings up the interface lo of the container's network namespace; the kernel gives it its addresses.
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil // a kernel without IP
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_LOOPBACK | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+// reap waits for every process that becomes our child, passes signals on to the command, and returns the command's exit
+// code when it has ended.
+func (p *containerInit) reap(command int) int {
+	go func() {
+		ignored := []os.Signal{
+			unix.SIGCHLD, // about our own children
+			unix.SIGURG,  // Go's scheduler sends it to itself
+			unix.SIGPIPE,
+		}
+		for s := range p.signals {
+			if !slices.Contains(ignored, s) {
+				// The command is our child and is reaped below; if it has ended meanwhile, its PID may have gone
+				// to another process of the container for a moment, whose end is near anyway.
+				_ = unix.Kill(command, s.(syscall.Signal))
+			}
+		}
+	}()
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return exitUnknown // ECHILD can't be while the command is not reaped
+		case pid == command:
+			return exitCode(syscall.WaitStatus(ws))
+		}
+	}
+}

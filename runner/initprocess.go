@@ -1,0 +1,233 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+
+	"github.com/moby/sys/capability"
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// argvInit is the argv[0] of P2.
+const argvInit = "unionfs-init"
+
+// The descriptors that P2 is started with.
+const (
+	initWireFD   = 3
+	initConfigFD = 4
+)
+
+// initConfig is what P2 is told, in a memory file.
+type initConfig struct {
+	Spec   *specs.Spec `json:"spec"`
+	Rootfs string      `json:"rootfs"` // absolute, in the mount namespace that P2 starts with a copy of
+
+	// User, if not empty, is looked up inside instead of Spec.Process.User.
+	User string `json:"user,omitempty"`
+
+	// Fixed says that the user namespace has one ID only, which the container already runs as, so that no other can
+	// be taken on; and that setgroups is denied.
+	Fixed bool `json:"fixed,omitempty"`
+}
+
+// initProcess is P1's view of P2.
+type initProcess struct {
+	cmd    *exec.Cmd
+	wire   *wire
+	theirs *os.File // P2's end of the wire
+	config *os.File // the memory file
+	exe    *os.File // the program, see protectedProgram
+}
+
+// newInitProcess prepares P2, without starting it.
+func newInitProcess(c *Container) (*initProcess, error) {
+	p := &initProcess{}
+	if err := p.prepare(c); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *initProcess) prepare(c *Container) (err error) {
+	if p.wire, p.theirs, err = newWire(); err != nil {
+		return err
+	}
+	if p.exe, err = protectedProgram(); err != nil {
+		return err
+	}
+	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
+	attr, err := cfg.attributes()
+	if err != nil {
+		return err
+	}
+	if p.config, err = memoryFile(cfg); err != nil {
+		return err
+	}
+	p.cmd = &exec.Cmd{
+		// By number, since this mount of the program has no path. The child can look it up because it still has
+		// our descriptors when it executes.
+		Path: "/proc/self/fd/" + strconv.Itoa(int(p.exe.Fd())),
+		Args: []string{argvInit},
+		// It has little to do, and each thread costs memory. Go's runtime need not look up, and keep open, the cgroup
+		// files that would tell it how many processors to use.
+		Env:         []string{"GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"},
+		Dir:         "/",
+		Stdin:       os.Stdin,
+		Stdout:      os.Stdout,
+		Stderr:      os.Stderr,
+		ExtraFiles:  []*os.File{p.theirs, p.config},
+		SysProcAttr: attr,
+	}
+	return nil
+}
+
+// attributes chooses P2's namespaces and the maps of its user namespace.
+func (cfg *initConfig) attributes() (*syscall.SysProcAttr, error) {
+	attr := &syscall.SysProcAttr{
+		Pdeathsig:  unix.SIGKILL,
+		Cloneflags: unix.CLONE_NEWUSER,
+	}
+	flags := map[specs.LinuxNamespaceType]uintptr{
+		specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS, specs.UTSNamespace: unix.CLONE_NEWUTS,
+		specs.IPCNamespace: unix.CLONE_NEWIPC, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
+	}
+	for kind, flag := range flags {
+		if hasNewNamespace(cfg.Spec, kind) {
+			attr.Cloneflags |= flag
+		}
+	}
+	uids, err := user.CurrentProcessUIDMap()
+	if err != nil {
+		return nil, err
+	}
+	gids, err := user.CurrentProcessGIDMap()
+	if err != nil {
+		return nil, err
+	}
+	attr.GidMappingsEnableSetgroups = setgroupsAllowed()
+	uid, oneUID := singleID(uids)
+	gid, oneGID := singleID(gids)
+	switch {
+	case len(cfg.Spec.Linux.UIDMappings) > 0 || len(cfg.Spec.Linux.GIDMappings) > 0:
+		attr.UidMappings = specMap(cfg.Spec.Linux.UIDMappings)
+		attr.GidMappings = specMap(cfg.Spec.Linux.GIDMappings)
+	case oneUID || oneGID:
+		// One ID: it is whoever the container's user is, as podman's keep-id. All files of the root then appear to
+		// belong to that user, who is the one that can change them.
+		u, err := cfg.fixedUser()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Fixed = true
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(u.UID), HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(u.GID), HostID: gid, Size: 1}}
+		if u.UID != 0 {
+			// Executing a program as another user than root costs the capabilities, unless they are ambient.
+			attr.AmbientCaps = allCapabilities()
+		}
+	default:
+		attr.UidMappings, attr.GidMappings = identityMap(uids), identityMap(gids)
+	}
+	return attr, nil
+}
+
+// fixedUser finds out who the container's user is before there is a container, since its one ID is mapped to that. A
+// name is looked up by a process of its own: this one serves the root, and must not wait for itself.
+func (cfg *initConfig) fixedUser() (specs.User, error) {
+	if cfg.User == "" {
+		return cfg.Spec.Process.User, nil
+	}
+	if u, ok := numericUser(cfg.User); ok {
+		return u, nil
+	}
+	cmd := exec.Command(selfExe, cfg.Rootfs, cfg.User)
+	cmd.Args[0] = argvUser
+	out, err := cmd.Output()
+	var u specs.User
+	if jerr := json.Unmarshal(out, &u); err == nil && jerr == nil {
+		return u, nil
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+		return u, errors.New(string(exit.Stderr))
+	}
+	return u, fmt.Errorf("looking up the user %s: %w", cfg.User, err)
+}
+
+func specMap(m []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	var out []syscall.SysProcIDMap
+	for _, e := range m {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(e.ContainerID), HostID: int(e.HostID), Size: int(e.Size)})
+	}
+	return out
+}
+
+func allCapabilities() []uintptr {
+	var all []uintptr
+	last, err := capability.LastCap()
+	if err != nil {
+		return nil
+	}
+	for c := capability.Cap(0); c <= last; c++ {
+		all = append(all, uintptr(c))
+	}
+	return all
+}
+
+// start starts P2. The calling goroutine must stay on its thread until P2 is gone.
+func (p *initProcess) start() error {
+	if err := p.cmd.Start(); err != nil {
+		return fmt.Errorf("making the container's namespaces: %w", err)
+	}
+	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
+	// either: as long as it is, its flags can be changed through any path to it.
+	p.theirs.Close()
+	p.config.Close()
+	p.exe.Close()
+	return nil
+}
+
+// wait waits for P2, and so for every process of the container.
+func (p *initProcess) wait() syscall.WaitStatus {
+	_ = p.cmd.Wait()
+	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+}
+
+func (p *initProcess) pid() int { return p.cmd.Process.Pid }
+
+func (p *initProcess) close() {
+	if p.wire != nil {
+		p.wire.shut()
+	}
+	for _, f := range []*os.File{p.theirs, p.config, p.exe} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// memoryFile returns the JSON of v in an anonymous file, to be read from its start.
+func memoryFile(v any) (*os.File, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("unionfs-config", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "config")
+	if _, err := f.WriteAt(data, 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

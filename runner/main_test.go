@@ -1,0 +1,163 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is also the program that containers are run with, so that all three of their processes are real. It is
+// called as
+//
+//	runner.test test-world   WORLD REQUEST    enter the world of an ordinary user, then as test-run
+//	runner.test test-run     REQUEST          create a container and run it in the foreground
+//	runner.test test-remove  ROOT ID          remove a container
+//	runner.test test-inside  COMMAND…         run a command within InUserNamespace
+//	runner.test test-exec    COMMAND…         execute a command
+//	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
+func TestMain(m *testing.M) {
+	RunIfInit()
+	if len(os.Args) > 1 {
+		if verb, ok := testVerbs()[os.Args[1]]; ok {
+			code, err := verb(os.Args[2:])
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "unionfs:", err)
+			}
+			os.Exit(code)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func testVerbs() map[string]func(args []string) (int, error) {
+	return map[string]func(args []string) (int, error){
+		"test-world":     enterWorld,
+		"test-run":       runRequest,
+		"test-supervise": superviseOn,
+		"test-remove":    removeContainer,
+		"test-inside": func(args []string) (int, error) {
+			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
+		},
+		"test-exec": func(args []string) (int, error) { return exitOurs, syscall.Exec(args[0], args, os.Environ()) },
+	}
+}
+
+// request is one container to run.
+type request struct {
+	State       string // the State's root
+	Root        string // the root directory
+	Spec        *specs.Spec
+	Options     CreateOptions
+	Interactive bool
+}
+
+func runRequest(args []string) (int, error) {
+	var r request
+	if err := json.Unmarshal([]byte(args[0]), &r); err != nil {
+		return exitOurs, err
+	}
+	st, err := OpenState(r.State)
+	if err != nil {
+		return exitOurs, err
+	}
+	c, err := st.Create(r.Spec, r.Options)
+	if err != nil {
+		return exitOurs, err
+	}
+	return c.Run(context.Background(), RunOptions{
+		Supervisor:  []string{"test-supervise", r.State, c.ID, r.Root},
+		Interactive: r.Interactive,
+	})
+}
+
+func superviseOn(args []string) (int, error) {
+	st, err := OpenState(args[0])
+	if err != nil {
+		return exitOurs, err
+	}
+	c, err := st.Get(args[1])
+	if err != nil {
+		return exitOurs, err
+	}
+	dir := args[2]
+	_ = Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
+		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
+			return nil, err
+		}
+		return func() error { return unix.Unmount(target, 0) }, nil
+	}})
+	return 0, nil // the caller of Run has heard it
+}
+
+func removeContainer(args []string) (int, error) {
+	if NeedsUserNamespace() {
+		return InUserNamespace(context.Background(), append([]string{"test-remove"}, args...)...)
+	}
+	st, err := OpenState(args[0])
+	if err != nil {
+		return exitOurs, err
+	}
+	c, err := st.Get(args[1])
+	if err != nil {
+		return exitOurs, err
+	}
+	if err := st.Remove(c); err != nil {
+		return exitOurs, err
+	}
+	return 0, nil
+}
+
+// testUID is the ordinary user's, for whom a private copy of the account files has an entry.
+const testUID = 4242
+
+// enterWorld makes this process, which is root, an ordinary user's. /etc/passwd, group, subuid and subgid are replaced in
+// a mount namespace of its own only. The first argument says how: "ranges" or "single".
+func enterWorld(args []string) (int, error) {
+	files := map[string]string{
+		"passwd": "root:x:0:0:root:/root:/bin/sh\ntester:x:4242:4242:Tester:/:/bin/sh\n",
+		"group":  "root:x:0:\ntester:x:4242:\n",
+		"subuid": "", "subgid": "",
+	}
+	if args[0] == "ranges" {
+		files["subuid"] = "someone:100000:65536\ntester:200000:65536\n"
+		files["subgid"] = files["subuid"]
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return exitOurs, err
+	}
+	for name, content := range files {
+		tmp, err := os.CreateTemp("", "unionfs-world-")
+		if err != nil {
+			return exitOurs, err
+		}
+		if _, err := tmp.WriteString(content); err != nil {
+			return exitOurs, err
+		}
+		if err := tmp.Chmod(0o644); err != nil {
+			return exitOurs, err
+		}
+		err = unix.Mount(tmp.Name(), "/etc/"+name, "", unix.MS_BIND, "")
+		tmp.Close()
+		os.Remove(tmp.Name())
+		if err != nil {
+			return exitOurs, fmt.Errorf("/etc/%s: %w", name, err)
+		}
+	}
+	if err := syscall.Setgroups(nil); err != nil {
+		return exitOurs, err
+	}
+	if err := syscall.Setgid(testUID); err != nil {
+		return exitOurs, err
+	}
+	if err := syscall.Setuid(testUID); err != nil {
+		return exitOurs, err
+	}
+	os.Setenv("HOME", "/")
+	return exitOurs, unix.Exec(selfExe, append([]string{os.Args[0]}, args[1:]...), os.Environ())
+}

@@ -1,0 +1,83 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The init is the program itself, executed in such a way that nobody in the container can write to the program's file
+// through /proc/1/exe, or through a /proc/self/exe that an image has as its command, and so change what the next start of
+// unionfs executes (CVE-2019-5736). In a container that root runs, the file may well belong to the container's root.
+
+// protectedProgram opens the running program for execution by the init.
+func protectedProgram() (*os.File, error) {
+	f, err := readOnlyProgram()
+	if errors.Is(err, errProgramMoved) {
+		return sealedProgram()
+	}
+	return f, err
+}
+
+var errProgramMoved = errors.New("the program's file is not found by its path")
+
+// readOnlyProgram opens the program through a read-only mount of its file that is attached nowhere. It costs five system
+// calls and no memory. Once the descriptor is closed everywhere, nobody can change the mount's flags.
+func readOnlyProgram() (*os.File, error) {
+	// The link itself can't be cloned: it leads through the mount namespace that the program was executed in.
+	name, err := os.Readlink(selfExe)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := cloneTree(unix.AT_FDCWD, name, false)
+	if errors.Is(err, unix.ENOSYS) {
+		return nil, errors.New("this kernel is too old: containers need Linux 5.12")
+	}
+	if err != nil {
+		return nil, errProgramMoved
+	}
+	var running, found unix.Stat_t
+	if err := unix.Stat(selfExe, &running); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if err := unix.Fstat(fd, &found); err != nil || running.Dev != found.Dev || running.Ino != found.Ino {
+		unix.Close(fd)
+		return nil, errProgramMoved
+	}
+	if err := changeMount(fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, 0, unix.MS_PRIVATE, false); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("making the mount of the program read-only (this needs Linux 5.12): %w", err)
+	}
+	return os.NewFile(uintptr(fd), "program"), nil
+}
+
+// sealedProgram copies the program to memory and seals it, for when its file was replaced or lies where its user can't go.
+func sealedProgram() (*os.File, error) {
+	exe, err := os.Open(selfExe)
+	if err != nil {
+		return nil, fmt.Errorf("opening the program: %w", err)
+	}
+	defer exe.Close()
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("unionfs", flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 all can be executed
+		fd, err = unix.MemfdCreate("unionfs", flags)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copying the program: %w", err)
+	}
+	mem := os.NewFile(uintptr(fd), "program")
+	defer mem.Close()
+	if _, err := io.Copy(mem, exe); err != nil {
+		return nil, fmt.Errorf("copying the program: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		return nil, fmt.Errorf("sealing the copy of the program: %w", err)
+	}
+	// What is open for writing can't be executed.
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+}

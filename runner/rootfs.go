@@ -1,0 +1,360 @@
+package runner
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// rootfs builds the container's root out of mounts, in P2, before the root is changed to it. All it does inside goes by
+// descriptors below root.
+type rootfs struct {
+	cfg  *initConfig
+	root int // the root of the container's root mount
+
+	devices map[string]int // the host's device nodes, as mounts not yet attached, by path
+	proc    int            // the container's /proc, or -1
+
+	master *os.File // the terminal's, if there is one
+	slave  *os.File
+
+	uids, gids []user.IDMap // what the container's user namespace maps
+
+	made []string // mount points that the root lacked
+}
+
+// build makes all mounts, in the order of the OCI specification's, and leaves the root ready to change to.
+func (r *rootfs) build() error {
+	spec := r.cfg.Spec
+	// P1's mounts and unmounts (and through it the host's) still come to us; none of ours goes out.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	var err error
+	if r.uids, err = user.CurrentProcessUIDMap(); err != nil {
+		return err
+	}
+	if r.gids, err = user.CurrentProcessGIDMap(); err != nil {
+		return err
+	}
+	if err := r.openDevices(); err != nil {
+		return err
+	}
+	if err := r.mountRoot(); err != nil {
+		return fmt.Errorf("mounting the root: %w", err)
+	}
+	for _, m := range spec.Mounts {
+		if err := r.mount(m); err != nil {
+			return fmt.Errorf("mounting %s at %s: %w", describeMount(m), m.Destination, err)
+		}
+	}
+	if err := r.addDevices(spec.Linux.Devices); err != nil {
+		return err
+	}
+	if err := r.writeSysctls(); err != nil {
+		return err
+	}
+	if err := r.hide(); err != nil {
+		return err
+	}
+	if spec.Root != nil && spec.Root.Readonly {
+		if err := changeMount(r.root, unix.MOUNT_ATTR_RDONLY, 0, 0, false); err != nil {
+			return fmt.Errorf("making the root read-only: %w", err)
+		}
+	}
+	return nil
+}
+
+// close lets go of every descriptor: nothing in PID 1 shall lead anywhere.
+func (r *rootfs) close() {
+	for _, fd := range r.devices {
+		unix.Close(fd)
+	}
+	for _, fd := range []int{r.root, r.proc} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	for _, f := range []*os.File{r.master, r.slave} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func describeMount(m specs.Mount) string {
+	if m.Type == "bind" || m.Source != "" && strings.HasPrefix(m.Source, "/") {
+		return m.Source
+	}
+	return m.Type
+}
+
+// mountRoot binds the root directory onto itself: pivot_root wants a mount that is not locked to its parent. Device
+// nodes in the image or in the upper branch are no way to the host's devices.
+func (r *rootfs) mountRoot() error {
+	mnt, err := cloneTree(unix.AT_FDCWD, r.cfg.Rootfs, true)
+	if err != nil {
+		return err
+	}
+	if err := changeMount(mnt, unix.MOUNT_ATTR_NODEV, 0, unix.MS_PRIVATE, true); err != nil {
+		return err
+	}
+	target, err := unix.Open(r.cfg.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	r.root = mnt
+	return attach(mnt, target)
+}
+
+// mount makes one of the specification's mounts.
+func (r *rootfs) mount(m specs.Mount) error {
+	o := parseMountOptions(m.Options)
+	switch {
+	case o.bind || m.Type == "bind":
+		return r.bind(m, o)
+	case m.Type == "proc" || m.Type == "sysfs":
+		return r.mountKernel(m, o)
+	case m.Type == "cgroup" || m.Type == "cgroup2":
+		return r.mountCgroup(m, o)
+	}
+	data := o.data
+	if m.Type == "devpts" && !r.mapped("gid", 5) {
+		// The group tty, whom a user with one ID does not have.
+		data = without(data, "gid=5")
+	}
+	if m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue" {
+		// These have no source.
+	} else if m.Source != "" {
+		data = append(data, "source="+m.Source)
+	}
+	mnt, err := newFileSystem(m.Type, o.set, data...)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := r.attach(mnt, m.Destination, true); err != nil {
+		return err
+	}
+	switch path.Clean(m.Destination) {
+	case "/dev":
+		if err := r.fillDev(mnt); err != nil {
+			return err
+		}
+	case "/dev/pts":
+		if m.Type == "devpts" && r.cfg.Spec.Process.Terminal {
+			return r.openTerminal(mnt)
+		}
+	}
+	return nil
+}
+
+// attach puts a mount on a place in the root, which it makes if it is missing.
+func (r *rootfs) attach(mnt int, destination string, dir bool) error {
+	target, made, err := targetInRoot(r.root, destination, dir)
+	r.made = append(r.made, made...)
+	if err != nil {
+		return fmt.Errorf("opening the mount point in the root: %w", err)
+	}
+	defer unix.Close(target)
+	if err := notThroughLink(target, destination); err != nil {
+		return err
+	}
+	if err := attach(mnt, target); err != nil {
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("a directory can be mounted only on a directory, and a file only on a file: %w", err)
+		}
+		return err
+	}
+	return nil
+}
+
+// notThroughLink refuses a mount point on /proc or /sys that was not asked for as such: an image that has a link there
+// could have files of the kernel replaced (CVE-2019-16884, CVE-2023-28642).
+func notThroughLink(target int, destination string) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(target, &fs); err != nil {
+		return err
+	}
+	dest := path.Clean(destination)
+	if fs.Type == unix.PROC_SUPER_MAGIC && !strings.HasPrefix(dest, "/proc/") ||
+		fs.Type == unix.SYSFS_MAGIC && !strings.HasPrefix(dest, "/sys/") {
+		return errors.New("a link in the image leads into /proc or /sys")
+	}
+	return nil
+}
+
+// bind mounts a file or directory of the host. The source is looked up on the host's side, links and all.
+func (r *rootfs) bind(m specs.Mount, o mountOptions) error {
+	var st unix.Stat_t
+	if err := unix.Stat(m.Source, &st); err != nil {
+		return fmt.Errorf("opening the source: %w", err)
+	}
+	// What is mounted below the source comes along even without "rbind": in a user namespace it can't be left out,
+	// lest something that it hides be uncovered.
+	mnt, err := cloneTree(unix.AT_FDCWD, m.Source, true)
+	if err != nil {
+		return fmt.Errorf("opening the source: %w", err)
+	}
+	defer unix.Close(mnt)
+	kind := st.Mode & unix.S_IFMT
+	// There is no device cgroup to stop a device node in a volume.
+	if !o.dev && kind != unix.S_IFCHR && kind != unix.S_IFBLK {
+		o.set |= unix.MOUNT_ATTR_NODEV
+	}
+	if o.propagation == 0 {
+		o.propagation = unix.MS_PRIVATE
+	}
+	if err := changeMount(mnt, o.set, o.clear, o.propagation, true); err != nil {
+		return fmt.Errorf("setting the options %s: %w", strings.Join(m.Options, ","), err)
+	}
+	return r.attach(mnt, m.Destination, kind == unix.S_IFDIR)
+}
+
+// mountKernel mounts a proc or sysfs. Their places must be plain directories: everything that is masked later counts on
+// it.
+func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
+	dest := path.Clean(m.Destination)
+	target, err := openPlain(r.root, dest, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		var made []string
+		target, made, err = targetInRoot(r.root, dest, true)
+		r.made = append(r.made, made...)
+	}
+	if err != nil {
+		return fmt.Errorf("%s in the image is not a plain directory: %w", dest, err)
+	}
+	defer unix.Close(target)
+	var mnt int
+	if m.Type == "sysfs" && !hasNewNamespace(r.cfg.Spec, specs.NetworkNamespace) {
+		// A new sysfs shows a network namespace, which must be our own. Without, the host's own is shown.
+		if mnt, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
+			err = changeMount(mnt, o.set|unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, true)
+		}
+	} else {
+		mnt, err = newFileSystem(m.Type, o.set, o.data...)
+	}
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: the kernel allows it only where the %s outside is wholly visible; in an outer container, that must be run with its /proc and /sys unmasked", err, m.Type)
+	}
+	if err != nil {
+		return err
+	}
+	if m.Type == "proc" && dest == "/proc" {
+		r.proc = mnt
+	} else {
+		defer unix.Close(mnt)
+	}
+	return attach(mnt, target)
+}
+
+// mountCgroup shows the container its cgroups, with a cgroup namespace as the root of what it sees: the unified
+// hierarchy where there is one only, or else a directory for each hierarchy of version 1 as on the host.
+func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
+	var fs unix.Statfs_t
+	unified := unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+	if !hasNewNamespace(r.cfg.Spec, specs.CgroupNamespace) {
+		mnt, err := cloneTree(unix.AT_FDCWD, "/sys/fs/cgroup", true)
+		if err == nil {
+			defer unix.Close(mnt)
+			err = changeMount(mnt, o.set, o.clear, unix.MS_PRIVATE, true)
+		}
+		if err != nil {
+			return err
+		}
+		return r.attach(mnt, m.Destination, true)
+	}
+	if unified {
+		mnt, err := newFileSystem("cgroup2", o.set)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(mnt)
+		return r.attach(mnt, m.Destination, true)
+	}
+	hierarchies, err := legacyHierarchies()
+	if err != nil {
+		return err
+	}
+	mnt, err := newFileSystem("tmpfs", o.set&^unix.MOUNT_ATTR_RDONLY, "mode=755", "size=64k")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := r.attach(mnt, m.Destination, true); err != nil {
+		return err
+	}
+	for _, h := range hierarchies {
+		if err := mountHierarchy(mnt, h, o.set); err != nil {
+			return fmt.Errorf("cgroup hierarchy %s: %w", h, err)
+		}
+	}
+	return changeMount(mnt, o.set&unix.MOUNT_ATTR_RDONLY, 0, 0, false)
+}
+
+func mountHierarchy(dir int, controllers string, attributes uint64) error {
+	name := strings.TrimPrefix(controllers, "name=")
+	if err := unix.Mkdirat(dir, name, 0o755); err != nil {
+		return err
+	}
+	mnt, err := newFileSystem("cgroup", attributes, strings.Split(controllers, ",")...)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	target, err := openPlain(dir, name, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	return attach(mnt, target)
+}
+
+// legacyHierarchies lists the mounted cgroup hierarchies of version 1 by their controllers, as in /proc/self/cgroup
+// (cgroups(7)): "cpu,cpuacct", "name=systemd".
+func legacyHierarchies() ([]string, error) {
+	f, err := os.Open("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.SplitN(lines.Text(), ":", 3)
+		if len(fields) == 3 && fields[1] != "" {
+			out = append(out, fields[1])
+		}
+	}
+	return out, lines.Err()
+}
+
+// mapped reports whether an ID of the kind ("uid", "gid") exists in the container's user namespace.
+func (r *rootfs) mapped(kind string, id uint32) bool {
+	maps := r.uids
+	if kind == "gid" {
+		maps = r.gids
+	}
+	return slices.ContainsFunc(maps, func(m user.IDMap) bool {
+		return int64(id) >= m.ID && int64(id)-m.ID < m.Count
+	})
+}
+
+func without(list []string, item string) []string {
+	var out []string
+	for _, s := range list {
+		if s != item {
+			out = append(out, s)
+		}
+	}
+	return out
+}

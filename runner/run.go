@@ -1,0 +1,169 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// supervisorFDVariable tells the supervisor which descriptor leads to P0.
+const supervisorFDVariable = "_UNIONFS_SUPERVISOR_FD"
+
+// RunOptions is how [Container.Run] connects a container to its caller.
+type RunOptions struct {
+	// Supervisor are the arguments with which the own program calls [Supervise] for this container. Paths in them
+	// must be absolute.
+	Supervisor []string
+
+	// Stdin, Stdout and Stderr are os.Stdin, os.Stdout and os.Stderr if nil. With Spec.Process.Terminal the command
+	// has a terminal of its own, from which its output is copied to Stdout and to which input is copied from Stdin;
+	// if Stdin is a terminal it is in raw mode meanwhile. Without, the command gets the descriptors themselves.
+	Stdin, Stdout, Stderr *os.File
+
+	// Interactive passes Stdin on. Without it the command reads an empty input.
+	Interactive bool
+}
+
+// Run runs a created or exited container in the foreground and waits for its end. Signals that this process gets are
+// passed on to the command, unless they are a terminal's and the command has its own.
+//
+// It returns the command's exit code, 128+N if signal N ended it. If the command did not start, the error says why in
+// one line and the code is 127 (no such command), 126 (can't be executed) or 125 (anything else). Whatever happens to this
+// process, the container does not outlive it.
+func (c *Container) Run(ctx context.Context, o RunOptions) (int, error) {
+	if o.Stdin == nil {
+		o.Stdin = os.Stdin
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	r := &run{container: c, options: o, terminal: c.Spec.Process.Terminal}
+	code, err := r.run(ctx)
+	if err != nil && code == 0 {
+		code = exitOurs
+	}
+	return code, err
+}
+
+// run is P0's side of one run of a container.
+type run struct {
+	container *Container
+	options   RunOptions
+	terminal  bool
+	wire      *wire
+	relay     *relay // nil until the console arrives, and without terminal
+}
+
+func (r *run) run(ctx context.Context) (int, error) {
+	signals := make(chan os.Signal, 32)
+	signal.Notify(signals, forwardedSignals(r.terminal)...)
+	defer signal.Stop(signals)
+
+	supervisor, err := r.start()
+	if err != nil {
+		return exitOurs, err
+	}
+	defer r.wire.shut()
+	go func() {
+		for s := range signals {
+			if s == unix.SIGWINCH && r.terminal {
+				r.relay.resize()
+				continue
+			}
+			_ = r.wire.send(message{Kind: msgSignal, Signal: int(s.(syscall.Signal))})
+		}
+	}()
+	stop := context.AfterFunc(ctx, r.wire.shut) // the supervisor ends the container when its wire does
+	defer stop()
+
+	end, err := r.follow()
+	r.relay.finish()
+	werr := supervisor.Wait()
+	switch {
+	case err == nil && end.Error != "":
+		return end.Code, errors.New(end.Error)
+	case err == nil:
+		return end.Code, nil
+	case ctx.Err() != nil:
+		return exitUnknown, ctx.Err()
+	case werr != nil:
+		return exitUnknown, fmt.Errorf("the container's supervisor was killed (%w)", werr)
+	default:
+		return exitUnknown, errors.New("the container's supervisor ended without a word")
+	}
+}
+
+// start starts the supervisor, in a session of its own.
+func (r *run) start() (*exec.Cmd, error) {
+	w, theirs, err := newWire()
+	if err != nil {
+		return nil, err
+	}
+	r.wire = w
+	defer theirs.Close()
+	// Descriptors that our caller left open must not come to the supervisor, the init, or the command.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	cmd := exec.Command(selfExe, r.options.Supervisor...)
+	cmd.Args[0] = os.Args[0]
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Env = append(os.Environ(), supervisorFDVariable+"="+strconv.Itoa(3))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// With a nil Stdin, os/exec opens /dev/null.
+	if r.options.Interactive && !r.terminal {
+		cmd.Stdin = r.options.Stdin
+	}
+	if !r.terminal {
+		cmd.Stdout = r.options.Stdout
+	}
+	cmd.Stderr = r.options.Stderr
+	if err := startInNamespace(cmd); err != nil {
+		return nil, fmt.Errorf("starting the container's supervisor: %w", err)
+	}
+	return cmd, nil
+}
+
+// follow reads what the supervisor says until the end, which it returns. The error is io.EOF if the supervisor dies
+// before.
+func (r *run) follow() (message, error) {
+	for {
+		m, fds, err := r.wire.recv()
+		if err != nil {
+			closeAll(fds)
+			return m, err
+		}
+		switch {
+		case m.Kind == msgConsole && len(fds) == 1 && r.relay == nil:
+			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options)
+			if err != nil {
+				r.wire.shut()
+				return m, err
+			}
+			r.relay = relay
+		case m.Kind == msgExited:
+			closeAll(fds)
+			return m, nil
+		default:
+			closeAll(fds)
+		}
+	}
+}
+
+// forwardedSignals are the signals that are the command's business rather than this process's. Job control stays with
+// the caller's shell, and the rest (SIGCHLD, SIGPIPE, SIGURG) are about this process.
+func forwardedSignals(terminal bool) []os.Signal {
+	return []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGWINCH,
+		unix.SIGIO, unix.SIGPWR,
+	}
+}

@@ -1,0 +1,139 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// The three processes of a container talk in JSON messages over SOCK_SEQPACKET pairs: one packet a message, with the
+// descriptors it carries. The end of a process is the end of the stream for the others.
+//
+//	P0 → P1   signal        pass the signal on to the command
+//	P1 → P0   console       + the terminal's master
+//	          started       the command runs
+//	          exited        Code, Error: the end, after the root was unmounted and state.json written
+//	P1 → P2   signal
+//	P2 → P1   console       + the terminal's master
+//	          started       Paths: placeholders made
+//	          failed        Code (125, 126, 127) and Error: the command did not start
+//	          exited        Code: the command's end
+const (
+	msgSignal  = "signal"
+	msgConsole = "console"
+	msgStarted = "started"
+	msgFailed  = "failed"
+	msgExited  = "exited"
+)
+
+type message struct {
+	Kind   string   `json:"kind"`
+	Signal int      `json:"signal,omitempty"`
+	Code   int      `json:"code,omitempty"`
+	Error  string   `json:"error,omitempty"`
+	Paths  []string `json:"paths,omitempty"`
+}
+
+// maxMessage bounds a packet. The longest carry an error line or the placeholders.
+const maxMessage = 64 << 10
+
+// wire is one end of such a pair. Any number of goroutines may send; one may receive.
+type wire struct {
+	fd   int
+	once sync.Once
+}
+
+// newWire returns our end, and the other one as a file to give to a child. Both are close-on-exec.
+func newWire() (*wire, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
+	}
+	return &wire{fd: fds[0]}, os.NewFile(uintptr(fds[1]), "wire"), nil
+}
+
+// send sends m with descriptors. An error means that the other end is gone, and is then of no interest to most.
+func (w *wire) send(m message, fds ...int) error {
+	if len(m.Error) > maxMessage/8 {
+		m.Error = m.Error[:maxMessage/8]
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxMessage {
+		m.Paths = nil // only placeholders can be that many
+		if data, err = json.Marshal(m); err != nil {
+			return err
+		}
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	for {
+		err := unix.Sendmsg(w.fd, data, rights, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// recv waits for a message. The error is io.EOF when the other end is closed. Descriptors are close-on-exec and the
+// caller's to close.
+func (w *wire) recv() (message, []int, error) {
+	var m message
+	buf := make([]byte, maxMessage)
+	oob := make([]byte, unix.CmsgSpace(4*4))
+	var n, oobn int
+	var err error
+	for {
+		n, oobn, _, _, err = unix.Recvmsg(w.fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == unix.ECONNRESET {
+		return m, nil, io.EOF
+	}
+	if err != nil {
+		return m, nil, err
+	}
+	var fds []int
+	cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return m, nil, err
+	}
+	for i := range cmsgs {
+		more, err := unix.ParseUnixRights(&cmsgs[i])
+		if err != nil {
+			continue
+		}
+		fds = append(fds, more...)
+	}
+	if n == 0 {
+		return m, fds, io.EOF
+	}
+	if err := json.Unmarshal(buf[:n], &m); err != nil {
+		return m, fds, errors.Join(errors.New("reading a message of another process of the container"), err)
+	}
+	return m, fds, nil
+}
+
+// shut ends the stream for both sides; a recv that waits returns io.EOF. The descriptor stays until the process ends, so
+// that no goroutine can come to use another file's number.
+func (w *wire) shut() {
+	w.once.Do(func() { _ = unix.Shutdown(w.fd, unix.SHUT_RDWR) })
+}
+
+// closeAll closes descriptors that came with a message nobody wanted.
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
