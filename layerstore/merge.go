@@ -199,8 +199,9 @@ func combine(group []candidate) (attrs *candidate, parts []at) {
 			}
 			break
 		}
-		// The attributes of a directory that has no header are those of the one below, even if its content is hidden.
-		if attrs == nil || attrs.flags&flagImplied != 0 && c.flags&flagImplied == 0 {
+		// The attributes of a directory that has no header are those of the one below, even if its content is hidden. If
+		// no layer has a header, the lowest has made it.
+		if attrs == nil || attrs.flags&flagImplied != 0 {
 			attrs = c
 		}
 		if !opaque {
@@ -273,6 +274,8 @@ func (m *merger) xattrs(src int32, r *record) (uint32, error) {
 	return off, err
 }
 
+var errUnresolved = errors.New("neither in the layer nor in those below")
+
 // resolve finds what a hard link that its layer couldn't resolve points to: an entry of the layers below or, if they
 // have none, a later one of the same layer.
 func (m *merger) resolve(c candidate) (candidate, error) {
@@ -287,7 +290,7 @@ func (m *merger) resolve(c candidate) (candidate, error) {
 			to, err = m.find(path, c.src, c.src+1)
 		}
 		if errors.Is(err, unix.ENOENT) {
-			return c, fmt.Errorf("its target %q is neither in the layer nor in those below", clip(path))
+			return c, fmt.Errorf("its target %q is %w", clip(path), errUnresolved)
 		}
 		if err != nil {
 			return c, err
