@@ -31,12 +31,15 @@ type Server struct {
 //
 // With CAP_SYS_ADMIN, as root of the machine or of a user namespace has it, the mount is made directly, for anybody else
 // by fusermount3. The caller closes the union when [Server.Wait] has returned.
+//
+// The umask of the process becomes 0: it would be taken from the modes of files that others make.
 func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 	o.setDefaults()
 	target, err := resolveTarget(target)
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
+	unix.Umask(0)
 	readOnly := o.ReadOnly || u.ReadOnly()
 	h, err := newHandler(u, &o, readOnly)
 	if err != nil {
@@ -56,6 +59,7 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 		}
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
+	widenReadahead(target)
 	return s, nil
 }
 
