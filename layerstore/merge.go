@@ -95,6 +95,14 @@ func (m *merger) layer(src int32, r *record) uint16 {
 	return uint16(m.base + int(src) - 1)
 }
 
+// checkLayer makes sure that the layer of a candidate is one of the output's.
+func (m *merger) checkLayer(c *candidate) error {
+	if n := m.layer(c.src, &c.record); int(n) >= len(m.out.layers) {
+		return m.sources[c.src].damage("record %d is of layer %d", c.rec, n)
+	}
+	return nil
+}
+
 // run emits the root and then the children of every directory.
 func (m *merger) run() error {
 	var dirs [][]at // dirs[i] has the directories, top first, that the i-th output directory is merged from
@@ -221,6 +229,9 @@ func combine(group []candidate) (attrs *candidate, parts []at) {
 // emit writes the record of an entry of a source under a name.
 func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 	cookie := c.cookie
+	if err := m.checkLayer(&c); err != nil {
+		return 0, err
+	}
 	linked := c.flags&flagLink != 0
 	if linked {
 		target, err := m.resolve(c)
@@ -228,6 +239,9 @@ func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 			return 0, fmt.Errorf("hard link %q in layer %s: %w", name, m.out.layers[m.layer(c.src, &c.record)], err)
 		}
 		c = target
+		if err := m.checkLayer(&c); err != nil {
+			return 0, err
+		}
 		m.linked[origin{src: c.src, ino: c.ino}] = true
 	}
 	s := m.sources[c.src]

@@ -99,7 +99,8 @@ func TestImportErrors(t *testing.T) {
 		{"text", "x", bytes.Repeat([]byte("text "), 1000), "not a tar archive", nil},
 		{"truncated gzip", "x", packGzip(t, tarOf(t, reg("a", strings.Repeat("xyz", 1000))))[:60], "truncated", nil},
 		{"garbage behind the archive, compressed", "x", append(packGzip(t, tarOf(t, reg("a", ""))), "garbage behind"...), "reading the layer", nil},
-		{"sparse", "x", sparseTar(t), "sparse file in GNU tar's format", nil},
+		{"sparse", "x", sparseTar(t, "posix"), "sparse file in GNU tar's format", nil},
+		{"sparse, old format", "x", sparseTar(t, "gnu"), "sparse file in GNU tar's format", nil},
 		{"endless headers", "x", endlessHeaders(), "more than 16 MiB of headers", nil},
 	}
 	for _, c := range cases {
