@@ -254,7 +254,6 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 	if err := u.addNlink(n, 1); err != nil {
 		return err
 	}
-	n.removed = false
 	u.addLink(n, dir, name, true)
 	dir.dir.put(upperName{name: name, id: n.id, kind: n.kind})
 	u.ref(n)

@@ -79,6 +79,7 @@ type Union struct {
 	lowers []Branch
 	owners OwnerPolicy
 	fds    *Descriptors
+	ownFDs bool
 	upper  *upperBranch // nil if read only
 	root   *Node
 
@@ -109,7 +110,7 @@ func New(o Options) (_ *Union, err error) {
 		return nil, fmt.Errorf("%d branches are more than the %d that a union can have", len(o.Lower), maxBranches)
 	}
 	if u.fds == nil {
-		u.fds = NewDescriptors(0)
+		u.fds, u.ownFDs = NewDescriptors(0), true
 	}
 	for i := range u.shards {
 		u.shards[i].nodes = map[uint64]*Node{}
@@ -138,15 +139,17 @@ func New(o Options) (_ *Union, err error) {
 	return u, nil
 }
 
-// Close lets go of everything. Nothing may use the union any more. What was written is in the upper branch; Close does not
-// sync it.
+// Close completes the upper branch and lets go of everything. Nothing may use the union any more. Close does not sync.
 func (u *Union) Close() error {
 	var errs []error
 	if u.upper != nil {
-		errs = append(errs, u.upper.close())
+		errs = append(errs, u.finishHardLinks(), u.upper.close())
 	}
 	for _, b := range u.lowers {
 		errs = append(errs, b.Close())
+	}
+	if u.ownFDs {
+		u.fds.Close()
 	}
 	return errors.Join(errs...)
 }

@@ -35,7 +35,7 @@ type Server struct {
 // The umask of the process becomes 0: it would be taken from the modes of files that others make.
 func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 	o.setDefaults()
-	target, err := resolveTarget(target)
+	target, err := resolveTarget(target, o.Device != nil)
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
@@ -64,10 +64,18 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 }
 
 // resolveTarget returns the real path of a directory to mount on. The path is returned also with an error, for messages.
-func resolveTarget(target string) (string, error) {
+func resolveTarget(target string, mounted bool) (string, error) {
 	abs, err := filepath.Abs(target)
 	if err != nil {
 		return target, err
+	}
+	if mounted {
+		// It must not be looked at: nobody answers there yet.
+		real, err := resolveMount(abs)
+		if err != nil {
+			return abs, err
+		}
+		return real, nil
 	}
 	real, err := filepath.EvalSymlinks(abs)
 	if err == nil {
@@ -80,11 +88,27 @@ func resolveTarget(target string) (string, error) {
 	case errors.Is(err, unix.ENOENT):
 		return abs, errors.New("there is no such directory; make it first")
 	case errors.Is(err, unix.ENOTCONN):
-		return abs, errors.New("a mount whose server is gone is there; remove it with \"unionfs umount\" first")
+		return abs, errDead
 	case err != nil:
 		return abs, err
 	}
-	return real, nil
+	return real, vacant(real)
+}
+
+var errDead = errors.New("a mount whose server is gone is there; remove it with \"unionfs umount\" first")
+
+// vacant refuses a directory on which a union is mounted already.
+func vacant(path string) error {
+	m, err := mountOn(path)
+	if err != nil || m == nil || m.FSType != fsType {
+		return err
+	}
+	// What the kernel remembers of a dead mount looks alive; only a request shows it.
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); errors.Is(err, unix.ENOTCONN) {
+		return errDead
+	}
+	return errors.New("a union is mounted there already; remove it with \"unionfs umount\" first")
 }
 
 // attach returns a FUSE descriptor that is mounted on target, and whether this call mounted it.
@@ -190,6 +214,9 @@ func (s *Server) Unmount() error {
 		default:
 		}
 		err := Unmount(s.target, false)
+		if errors.Is(err, errNotMounted) {
+			return nil // somebody else was faster
+		}
 		if !errors.Is(err, unix.EBUSY) || delay > 500*time.Millisecond {
 			return err
 		}
