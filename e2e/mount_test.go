@@ -73,11 +73,19 @@ func TestMountReturnsItsStreams(t *testing.T) {
 		}
 	}
 	c.script(t, `
-		out=$($UNIONFS mount --lower lower merged 2>&1 | cat)
+		out=$($UNIONFS mount --lower lower merged 7>&1 2>&1 | cat)
 		test -z "$out"
 		server=$(pgrep -f "[r]eady-fd 3 --lower lower merged")
 		test "$(readlink /proc/$server/cwd)" = /
 		test "$(readlink /proc/$server/fd/0 /proc/$server/fd/1 /proc/$server/fd/2 | sort -u)" = /dev/null
+		test -z "$(ls -l /proc/$server/fd | grep pipe:)"
 		$UNIONFS umount merged
-		test ! -e /proc/$server`)
+		# "umount" returns when the upper branch is free.
+		mkdir upper
+		for i in 1 2 3 4 5; do
+			$UNIONFS mount --lower lower --upper upper merged
+			echo $i >> merged/file
+			$UNIONFS umount merged
+		done
+		test "$(cat upper/file | tr -d '\n')" = 12345`)
 }
