@@ -132,8 +132,10 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, er
 				return fd, err
 			}
 			// As the kernel's overlayfs: the name must not become durable before the data.
-			if err := unix.Fdatasync(fd); err != nil {
-				return fd, err
+			if !u.volatile {
+				if err := unix.Fdatasync(fd); err != nil {
+					return fd, err
+				}
 			}
 		}
 	case unix.S_IFLNK:
@@ -238,8 +240,8 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	u.owners.apply(&a)
-	if err := u.chown(dir, name, a.UID, a.GID); err != nil {
+	owner := u.owners.copied(&a)
+	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
@@ -278,7 +280,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 // chown changes an owner as far as the host lets us: where the union only shows some IDs, the others can't be stored either.
 func (u *Union) chown(dir int, name string, uid, gid uint32) error {
 	err := unix.Fchownat(dir, name, int(int32(uid)), int(int32(gid)), unix.AT_SYMLINK_NOFOLLOW)
-	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.UIDs != nil {
+	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.lenient() {
 		return nil
 	}
 	return err
