@@ -42,7 +42,7 @@ func unmount(target string, lazy bool) error {
 		}
 		err = unix.Unmount(path, flags)
 	} else {
-		args := []string{"-u", "-q"}
+		args := []string{"-u"} // not -q: it would not say why it fails
 		if lazy {
 			args = append(args, "-z")
 		}

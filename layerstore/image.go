@@ -49,7 +49,8 @@ func (i *Image) RawManifest() ([]byte, string) { return i.record.Manifest, i.rec
 // ChainID names the merged content of the image's layers.
 func (i *Image) ChainID() digest.Digest { return chainID(i.config.RootFS.DiffIDs) }
 
-// Images lists the images, the newest first. An image that can't be read is an error.
+// Images lists the images, the newest first. If some can't be read, the error says which, and the others are listed all
+// the same.
 func (s *Store) Images() ([]ImageInfo, error) {
 	entries, err := os.ReadDir(s.path(imagesDir))
 	if err != nil {
@@ -60,20 +61,24 @@ func (s *Store) Images() ([]ImageInfo, error) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	var all []ImageInfo
+	var bad []error
 	for _, e := range entries {
 		info, err := s.info(e.Name(), refs)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // removed since
+			if _, gone := os.Lstat(s.path(imagesDir, e.Name())); gone != nil {
+				continue // removed since
+			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("listing images: %w", err)
+			bad = append(bad, fmt.Errorf("listing image %s: %w", e.Name(), err))
+			continue
 		}
 		all = append(all, *info)
 	}
 	slices.SortFunc(all, func(x, y ImageInfo) int {
 		return cmp.Or(y.Created.Compare(x.Created), strings.Compare(string(x.ID), string(y.ID)))
 	})
-	return all, nil
+	return all, errors.Join(bad...)
 }
 
 func (s *Store) info(hex string, refs []refRecord) (*ImageInfo, error) {

@@ -29,7 +29,7 @@ type ImportOptions struct {
 func (s *Store) Import(ctx context.Context, r io.Reader, ref string, o ImportOptions) (*Image, error) {
 	i, err := s.importTar(ctx, r, ref, o)
 	if err != nil {
-		return nil, fmt.Errorf("importing %s: %w", clip(ref), err)
+		return nil, fmt.Errorf("importing %s: %w", clip(ref), s.explain(err))
 	}
 	return i, nil
 }

@@ -95,6 +95,14 @@ func (m *merger) layer(src int32, r *record) uint16 {
 	return uint16(m.base + int(src) - 1)
 }
 
+// checkLayer makes sure that the layer of a candidate is one of the output's.
+func (m *merger) checkLayer(c *candidate) error {
+	if n := m.layer(c.src, &c.record); int(n) >= len(m.out.layers) {
+		return m.sources[c.src].damage("record %d is of layer %d", c.rec, n)
+	}
+	return nil
+}
+
 // run emits the root and then the children of every directory.
 func (m *merger) run() error {
 	var dirs [][]at // dirs[i] has the directories, top first, that the i-th output directory is merged from
@@ -199,8 +207,9 @@ func combine(group []candidate) (attrs *candidate, parts []at) {
 			}
 			break
 		}
-		// The attributes of a directory that has no header are those of the one below, even if its content is hidden.
-		if attrs == nil || attrs.flags&flagImplied != 0 && c.flags&flagImplied == 0 {
+		// The attributes of a directory that has no header are those of the one below, even if its content is hidden. If
+		// no layer has a header, the lowest has made it.
+		if attrs == nil || attrs.flags&flagImplied != 0 {
 			attrs = c
 		}
 		if !opaque {
@@ -220,6 +229,9 @@ func combine(group []candidate) (attrs *candidate, parts []at) {
 // emit writes the record of an entry of a source under a name.
 func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 	cookie := c.cookie
+	if err := m.checkLayer(&c); err != nil {
+		return 0, err
+	}
 	linked := c.flags&flagLink != 0
 	if linked {
 		target, err := m.resolve(c)
@@ -227,6 +239,9 @@ func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 			return 0, fmt.Errorf("hard link %q in layer %s: %w", name, m.out.layers[m.layer(c.src, &c.record)], err)
 		}
 		c = target
+		if err := m.checkLayer(&c); err != nil {
+			return 0, err
+		}
 		m.linked[origin{src: c.src, ino: c.ino}] = true
 	}
 	s := m.sources[c.src]
@@ -273,6 +288,8 @@ func (m *merger) xattrs(src int32, r *record) (uint32, error) {
 	return off, err
 }
 
+var errUnresolved = errors.New("neither in the layer nor in those below")
+
 // resolve finds what a hard link that its layer couldn't resolve points to: an entry of the layers below or, if they
 // have none, a later one of the same layer.
 func (m *merger) resolve(c candidate) (candidate, error) {
@@ -287,7 +304,7 @@ func (m *merger) resolve(c candidate) (candidate, error) {
 			to, err = m.find(path, c.src, c.src+1)
 		}
 		if errors.Is(err, unix.ENOENT) {
-			return c, fmt.Errorf("its target %q is neither in the layer nor in those below", clip(path))
+			return c, fmt.Errorf("its target %q is %w", clip(path), errUnresolved)
 		}
 		if err != nil {
 			return c, err

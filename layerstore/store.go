@@ -123,8 +123,9 @@ func (s *Store) sweep() error {
 		return err
 	}
 	defer trash.close()
-	_, err = s.collect(trash)
-	return err
+	// A damaged image keeps garbage from being collected, but not the store from being used: Remove and Prune say so.
+	s.collect(trash)
+	return nil
 }
 
 // checkDigest returns an error unless d is a well-formed SHA-256 digest. Digests become file names, so nothing else may
