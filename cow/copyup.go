@@ -2,15 +2,10 @@ package cow
 
 import (
 	"errors"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// nlinkXattr is how many names the union has for a file whose lower had several: work/index holds the file, and the upper
-// branch only those names through which it was changed.
-const nlinkXattr = ownPrefix + "nlink"
 
 // raise makes sure that a directory, with all above it, is in the upper branch. The caller holds tree and no Node.mu.
 func (u *Union) raise(n *Node) error {
@@ -137,8 +132,10 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, er
 				return fd, err
 			}
 			// As the kernel's overlayfs: the name must not become durable before the data.
-			if err := unix.Fdatasync(fd); err != nil {
-				return fd, err
+			if !u.volatile {
+				if err := unix.Fdatasync(fd); err != nil {
+					return fd, err
+				}
 			}
 		}
 	case unix.S_IFLNK:
@@ -174,7 +171,13 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
 		}
 		n.mu.RUnlock()
 		if parent == nil {
-			break
+			n.mu.Lock()
+			if len(n.links) == 0 {
+				defer n.mu.Unlock()
+				break
+			}
+			n.mu.Unlock()
+			continue
 		}
 		if err := u.raise(parent); err != nil {
 			return err
@@ -192,15 +195,17 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
 		n.mu.Unlock()
 		parent.mu.Unlock()
 	}
-	if low.Nlink > 1 && parent != nil {
+	others := low.Nlink - min(n.fewer, low.Nlink)
+	if parent != nil {
+		others-- // the name that it is published at
+	}
+	if low.Nlink > 1 && others > 0 {
 		if err := u.indexHardLink(n, tmp, low); err != nil {
 			return err
 		}
 	}
 	if parent == nil {
 		// Removed while it was copied, or before: only those who hold it open see it.
-		n.mu.Lock()
-		defer n.mu.Unlock()
 		if err := unix.Renameat(u.upper.fresh, tmp, u.upper.park, idName(n.id)); err != nil {
 			return err
 		}
@@ -229,73 +234,14 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
 	return nil
 }
 
-// indexHardLink makes the copy findable for the file's other names, which stay in the lower branches. The caller holds n.mu.
-func (u *Union) indexHardLink(n *Node, tmp string, low *Attr) error {
-	count := strconv.FormatUint(uint64(low.Nlink-n.fewer), 10)
-	if err := setxattrAt(u.upper.fresh, tmp, nlinkXattr, []byte(count), 0); err != nil {
-		if err == unix.EOPNOTSUPP || err == unix.EPERM {
-			return nil // the names come apart, as in an overlayfs without index
-		}
-		return err
-	}
-	err := unix.Linkat(u.upper.fresh, tmp, u.upper.index, idName(n.id), 0)
-	if err == unix.EEXIST {
-		// Left by a copy-up that was killed before its rename.
-		if err = unix.Unlinkat(u.upper.index, idName(n.id), 0); err == nil {
-			err = unix.Linkat(u.upper.fresh, tmp, u.upper.index, idName(n.id), 0)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	u.upper.hasIndex.Store(true)
-	n.indexed = true
-	return nil
-}
-
-// fixNlink corrects the link count of a file for what the upper branch keeps besides its names. The caller holds n.mu.
-func (u *Union) fixNlink(n *Node, a *Attr) {
-	switch {
-	case n.removed && (n.isDir() || len(n.links) == 0 && !n.parked):
-		a.Nlink = 0
-	case n.indexed:
-		if p, err := u.at(n); err == nil {
-			v, err := getxattrAt(p.dir, p.name, nlinkXattr)
-			p.done()
-			if c, perr := strconv.ParseUint(string(v), 10, 32); err == nil && perr == nil {
-				a.Nlink = uint32(c)
-			}
-		}
-	case n.parked:
-		a.Nlink--
-	case n.fewer > 0 && a.Nlink > n.fewer:
-		a.Nlink -= n.fewer
-	}
-}
-
-// addNlink changes the count that an indexed file carries. The caller holds n.mu exclusively.
-func (u *Union) addNlink(n *Node, by int) error {
-	if !n.indexed {
-		return nil
-	}
-	var a Attr
-	u.fixNlink(n, &a)
-	p, err := u.at(n)
-	if err != nil {
-		return err
-	}
-	defer p.done()
-	return setxattrAt(p.dir, p.name, nlinkXattr, []byte(strconv.Itoa(max(int(a.Nlink)+by, 0))), 0)
-}
-
 // copyMetadata gives a new file of the upper branch the owner, mode, xattrs and times of a lower one.
 func (u *Union) copyMetadata(src source, dir int, name string) error {
 	var a Attr
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	u.owners.apply(&a)
-	if err := u.chown(dir, name, a.UID, a.GID); err != nil {
+	owner := u.owners.copied(&a)
+	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
@@ -334,7 +280,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 // chown changes an owner as far as the host lets us: where the union only shows some IDs, the others can't be stored either.
 func (u *Union) chown(dir int, name string, uid, gid uint32) error {
 	err := unix.Fchownat(dir, name, int(int32(uid)), int(int32(gid)), unix.AT_SYMLINK_NOFOLLOW)
-	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.UIDs != nil {
+	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.lenient() {
 		return nil
 	}
 	return err

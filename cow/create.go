@@ -120,6 +120,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	if v.whiteout != nil {
 		at, as = u.upper.fresh, u.upper.name()
 	}
+	f.owner = u.owners.created(f.owner)
 	group := f.owner.GID
 	var parent unix.Stat_t
 	if err := statAt(v.place.dir, "", &parent); err != nil {
@@ -254,7 +255,6 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 	if err := u.addNlink(n, 1); err != nil {
 		return err
 	}
-	n.removed = false
 	u.addLink(n, dir, name, true)
 	dir.dir.put(upperName{name: name, id: n.id, kind: n.kind})
 	u.ref(n)

@@ -47,6 +47,16 @@ func NewDescriptors(limit int) *Descriptors {
 	return c
 }
 
+// Close closes everything that is not in use, and whatever still is as soon as it isn't. It is called after the unions and
+// branches that share the cache are closed.
+func (c *Descriptors) Close() {
+	c.mu.Lock()
+	c.max = 0
+	victims := c.evict()
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
 // add puts a freshly opened descriptor into the cache, in use once.
 func (c *Descriptors) add(fd int, writable bool) *descriptor {
 	d := &descriptor{fd: fd, refs: 1, writable: writable}

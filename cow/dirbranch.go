@@ -38,6 +38,7 @@ type dirBranch struct {
 	path   string
 	opts   DirOptions
 	fds    *Descriptors
+	ownFDs bool
 	rootFD int
 	dev    uint64 // of the root; files of other devices get distinguishing inode numbers
 	hidden map[string]bool
@@ -51,12 +52,12 @@ func OpenDirBranch(path string, o DirOptions) (Branch, error) {
 		b.path = abs
 	}
 	if b.fds == nil {
-		b.fds = NewDescriptors(32)
+		b.fds, b.ownFDs = NewDescriptors(32), true
 	}
 	for _, h := range o.Hidden {
 		b.hidden[filepath.Clean("/"+h)] = true
 	}
-	if b.rootFD <= 0 {
+	if b.rootFD == 0 {
 		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, branchError(path, err)
@@ -87,10 +88,17 @@ func (b *dirBranch) Root() (Dir, error)             { return b.root, nil }
 func (b *dirBranch) Describe() string               { return b.path }
 func (b *dirBranch) Indexed() bool                  { return false }
 func (b *dirBranch) Statfs(st *unix.Statfs_t) error { return unix.Fstatfs(b.rootFD, st) }
-func (b *dirBranch) Close() error                   { return unix.Close(b.rootFD) }
 func (b *dirBranch) isHidden(path string) bool      { return len(b.hidden) > 0 && b.hidden["/"+path] }
 func (b *dirBranch) ino(st *unix.Stat_t) uint64     { return foldIno(st.Ino, st.Dev, b.dev) }
 func child(dir, name string) string                 { return strings.TrimPrefix(dir+"/"+name, "/") }
+
+// Close releases the branch's descriptors.
+func (b *dirBranch) Close() error {
+	if b.ownFDs {
+		b.fds.Close()
+	}
+	return unix.Close(b.rootFD)
+}
 
 // inoBits is how many bits of a file's number a branch may use; the union puts the branch's number above them.
 const inoBits = 48

@@ -16,6 +16,9 @@ type directory struct {
 	// out to be hidden by an opaque one.
 	sources []source
 
+	// parent is the directory that this one is in by its name in the lower branches, for redirects; nil for the root.
+	parent *directory
+
 	// lowerPath is where the sources are below the roots of their branches, for a directory that was renamed (it has
 	// the xattr overlay.redirect). Empty for others: they are where their parent is; see Union.lowerPath.
 	lowerPath string
@@ -155,14 +158,29 @@ func (u *Union) loadUpper(n *Node) error {
 // loadLower finds out which sources are hidden by an opaque directory above them or are elsewhere because of a redirect, and
 // merges the listings of the rest.
 func (u *Union) loadLower(d *directory) error {
-	for i := 0; i+1 < len(d.sources); i++ {
-		opaque, err := d.sources[i].dir.Opaque()
+	for i := 0; i < len(d.sources); i++ {
+		s := &d.sources[i]
+		if last := s.branch+1 == len(u.lowers); last || u.lowers[s.branch].Indexed() && i+1 == len(d.sources) {
+			break // nothing below to be hidden or found elsewhere
+		}
+		opaque, err := s.dir.Opaque()
 		if err != nil {
 			return err
 		}
 		if opaque {
 			d.sources = d.sources[:i+1]
 			break
+		}
+		redirect, err := s.dir.Redirect()
+		if err != nil {
+			return err
+		}
+		if redirect != "" {
+			elsewhere, err := u.follow(d.parent, redirect, s.branch+1)
+			if err != nil {
+				return err
+			}
+			d.sources = append(d.sources[:i+1:i+1], elsewhere...)
 		}
 	}
 	if len(d.sources) == 0 {
@@ -292,6 +310,11 @@ func (u *Union) ReadDir(n *Node, after uint64, dst []DirEnt) ([]DirEnt, error) {
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
+	return u.readDir(n, after, dst)
+}
+
+// readDir is ReadDir for callers that hold tree.
+func (u *Union) readDir(n *Node, after uint64, dst []DirEnt) ([]DirEnt, error) {
 	if n.isRemoved() {
 		return dst, nil
 	}

@@ -124,6 +124,11 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 			return nil, err
 		}
 	}
+	indexed := false
+	if st.Nlink > 1 && u.upper.hasHardLinks() {
+		var i unix.Stat_t
+		indexed = statAt(u.upper.index, idName(id), &i) == nil && i.Ino == st.Ino
+	}
 	n := u.obtain(id, dir, func(n *Node) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -145,7 +150,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true}
+		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -176,7 +181,7 @@ func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (uint64, error) {
 // upperDirectory finds what an upper directory merges with, and its ID: that of its topmost lower directory, so that it is the
 // same before and after the copy-up.
 func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*directory, uint64, error) {
-	d := &directory{}
+	d := &directory{parent: dir.dir}
 	if len(u.lowers) > 0 {
 		opaque, _, err := markedOpaque(fd, f.name)
 		if err != nil {
@@ -189,9 +194,11 @@ func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*d
 		switch {
 		case opaque:
 		case len(redirect) > 0:
-			d.sources, d.lowerPath, err = u.follow(dir, string(redirect))
-			if err != nil {
+			if d.sources, err = u.follow(dir.dir, string(redirect), 0); err != nil {
 				return nil, 0, err
+			}
+			if d.lowerPath = string(redirect); !strings.HasPrefix(d.lowerPath, "/") {
+				d.lowerPath = u.lowerPath(dir) + "/" + d.lowerPath
 			}
 		case f.hasLower && f.lower.entry.Type == unix.S_IFDIR:
 			d.sources = f.lower.all()
@@ -233,41 +240,43 @@ func (u *Union) sourceID(s *source) (uint64, error) {
 	return u.lowerID(s.branch, a.Ino), nil
 }
 
-// follow finds the directories that a redirect names: in the branches below the one that dir's own sources begin with, a path
-// from the roots (leading slash) or a name beside. The path is the one in the topmost branch that has it.
-func (u *Union) follow(dir *Node, redirect string) ([]source, string, error) {
-	var at []source
-	path := redirect
-	if !strings.HasPrefix(redirect, "/") {
-		at = dir.dir.sources
-		path = u.lowerPath(dir) + "/" + redirect
-	} else {
-		for i, b := range u.lowers {
+// follow finds the directories that a redirect of a directory in parent names, in the branches from the given one down: a path
+// from their roots (leading slash) or a name beside it.
+func (u *Union) follow(parent *directory, redirect string, branch int) ([]source, error) {
+	at := &directory{}
+	if strings.HasPrefix(redirect, "/") {
+		for i, b := range u.lowers[branch:] {
 			r, err := b.Root()
 			if err != nil {
-				return nil, "", err
+				return nil, err
 			}
-			at = append(at, source{branch: i, dir: r, entry: r.Self()})
+			at.sources = append(at.sources, source{branch: branch + i, dir: r, entry: r.Self()})
+		}
+	} else if parent != nil {
+		at.parent = parent.parent
+		for _, s := range parent.sources {
+			if s.branch >= branch {
+				at.sources = append(at.sources, s)
+			}
 		}
 	}
 	for name := range strings.SplitSeq(strings.Trim(redirect, "/"), "/") {
-		if name == "" || name == "." || name == ".." || len(at) == 0 {
-			return nil, "", nil
+		if name == "" || name == "." || name == ".." || len(at.sources) == 0 {
+			return nil, nil
 		}
-		d := &directory{sources: at}
-		if err := u.loadLower(d); err != nil {
-			return nil, "", err
+		if err := u.loadLower(at); err != nil {
+			return nil, err
 		}
-		l, ok, err := d.lookupLower(name)
+		l, ok, err := at.lookupLower(name)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		if !ok || l.entry.Type != unix.S_IFDIR {
-			return nil, "", nil
+			return nil, nil
 		}
-		at = l.all()
+		at = &directory{sources: l.all(), parent: at}
 	}
-	return at, path, nil
+	return at.sources, nil
 }
 
 func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
@@ -285,7 +294,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		return u.obtain(id, dir, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0].parent == dir && n.links[0].name == f.name
 		}, func(id uint64) *Node {
-			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all()}}
+			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all(), parent: dir.dir}}
 		}), nil
 	}
 	indexed := false

@@ -35,15 +35,15 @@ func newRand(t *testing.T) *rand.Rand {
 
 // tree is a union under test beside a plain directory to which the same is done.
 type tree struct {
-	t      *testing.T
-	lower  []string
-	upper  string
-	work   string
-	u      *Union
-	plain  string
-	names  []string
-	rng    *rand.Rand
-	lookup map[string]*Node // nodes that are held on to, as by open files
+	t     *testing.T
+	lower []string
+	upper string
+	work  string
+	u     *Union
+	plain string
+	names []string
+	rng   *rand.Rand
+	fds   *Descriptors
 }
 
 // newTree makes random lower directories, with whiteouts and opaque directories among them, and the plain directory that is
@@ -64,7 +64,8 @@ func newTree(t *testing.T, rng *rand.Rand, layers int) *tree {
 
 func (w *tree) open() {
 	w.t.Helper()
-	o := Options{Upper: w.upper, Work: w.work, Descriptors: NewDescriptors(64)}
+	w.fds = NewDescriptors(64)
+	o := Options{Upper: w.upper, Work: w.work, Descriptors: w.fds}
 	for _, l := range w.lower {
 		b, err := OpenDirBranch(l, DirOptions{Descriptors: o.Descriptors})
 		if err != nil {
@@ -77,6 +78,11 @@ func (w *tree) open() {
 		w.t.Fatal(err)
 	}
 	w.u = u
+}
+
+func (w *tree) close() {
+	must(w.t, w.u.Close())
+	w.fds.Close()
 }
 
 // fill puts random files into a layer's directory and does to the merged directory what the layer says.
@@ -436,7 +442,7 @@ func TestModel(t *testing.T) {
 	for round := range 30 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			w := newTree(t, rng, 1+rng.IntN(4))
-			defer func() { w.u.Close() }()
+			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)
 			w.compare("opening")
 			var log []string
@@ -453,7 +459,7 @@ func TestModel(t *testing.T) {
 				}
 				if rng.IntN(40) == 0 {
 					// Another start sees the same, from what is on disk alone.
-					must(t, w.u.Close())
+					w.close()
 					w.open()
 					log = append(log, "restart")
 					if a, b := w.dump(), w.dumpPlain(); !slices.Equal(a, b) {

@@ -149,6 +149,7 @@ func (u *Union) Parent(n *Node) *Node {
 
 // addLink records a name of n. The caller holds n.mu and the parent by more than n.
 func (u *Union) addLink(n, parent *Node, name string, upper bool) {
+	n.removed = false
 	for i := range n.links {
 		if l := &n.links[i]; l.parent == parent && l.name == name {
 			l.upper = l.upper || upper

@@ -137,22 +137,6 @@ func (u *Union) rename(from *Node, oldName string, to *Node, newName string, fla
 	return false, u.replace(m)
 }
 
-// materialise gives a copied-up hard link the name in the upper branch that so far only lower branches have.
-func (u *Union) materialise(n *Node, f *found, p place, dir *Node) error {
-	if f.upper != nil {
-		return nil
-	}
-	if err := unix.Linkat(u.upper.index, idName(n.id), p.dir, p.name, 0); err != nil {
-		return err
-	}
-	dir.dir.put(upperName{name: p.name, id: n.id, kind: n.kind})
-	f.upper = dir.dir.upper[p.name]
-	n.mu.Lock()
-	u.addLink(n, dir, p.name, true)
-	n.mu.Unlock()
-	return nil
-}
-
 // inside reports whether dir is n or beneath it.
 func (u *Union) inside(dir, n *Node) bool {
 	for ; dir != u.root; dir = dir.links[0].parent {
@@ -172,6 +156,9 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 	if len(n.dir.sources) > 0 {
 		if n.dir.lowerPath != "" {
 			return nil
+		}
+		if u.noRedirect {
+			return unix.EXDEV
 		}
 		path := u.lowerPath(n)
 		if err := setxattrAt(at.dir, at.name, u.upper.prefix+"redirect", []byte(path), 0); err != nil {

@@ -86,12 +86,9 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 
 func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
 	if s.Valid&(SetUID|SetGID) != 0 {
-		uid, gid := uint32(math.MaxUint32), uint32(math.MaxUint32)
-		if s.Valid&SetUID != 0 {
-			uid = s.UID
-		}
-		if s.Valid&SetGID != 0 {
-			gid = s.GID
+		uid, gid, err := u.owners.chowned(s)
+		if err != nil {
+			return err
 		}
 		var before unix.Stat_t
 		if err := statAt(p.dir, p.name, &before); err != nil {

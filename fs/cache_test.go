@@ -186,6 +186,38 @@ func TestWritebackCollects(t *testing.T) {
 	}
 }
 
+// TestNoCopyUpForTimes removes, links and renames lower files. The kernel then sends their mtime and ctime, which must not
+// copy anything up.
+func TestNoCopyUpForTimes(t *testing.T) {
+	b := newBranches(t)
+	b.tree(t)
+	var q requests
+	s := b.mount(t, q.options())
+	path := filepath.Join(b.mnt, "d0/f1")
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	unix.Sync()
+	if n := q.take(); n["SETATTR"] == 0 {
+		t.Errorf("the kernel did not send the times: %v", n)
+	}
+	if err := s.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(b.upper, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			t.Errorf("%s was copied up", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestTimeouts holds that lifetimes can be ended, for branches that others change.
 func TestTimeouts(t *testing.T) {
 	b := newBranches(t)

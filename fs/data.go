@@ -1,40 +1,67 @@
 package fs
 
 import (
+	"math"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
 )
 
-// spliceMin is from how many bytes on a READ is answered by splice(2), which copies once less but takes five system calls
-// instead of two.
-const spliceMin = 64 << 10
+const (
+	// spliceMin is from how many bytes on a READ is answered by splice(2), which copies once less but takes five
+	// system calls instead of two.
+	spliceMin = 64 << 10
+
+	// spliceMax is what fits with the header into the largest pipe that everybody may have (fs.pipe-max-size, 1 MiB,
+	// in pages, of which go-fuse leaves one free).
+	spliceMax = 1<<20 - 3*4096
+)
 
 func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n := h.u.Node(in.NodeId)
 	if n == nil {
 		return nil, stale
 	}
-	d, err := h.u.Data(n)
+	f, err := h.u.Data(n)
 	if err != nil {
 		return nil, h.status("read", err)
 	}
 	off := int64(in.Offset)
-	size := min(int64(len(buf)), d.Size-off)
+	size := min(int64(len(buf)), f.Size-off)
+	if size >= spliceMin && size <= spliceMax {
+		if size, err = present(&f, off, size); err != nil {
+			f.Release()
+			return nil, h.status("read", err)
+		}
+	}
 	if off < 0 || size <= 0 {
-		d.Release()
+		f.Release()
 		return fuse.ReadResultData(nil), fuse.OK
 	}
-	if size >= spliceMin {
-		return &dataResult{d: d, off: d.Off + off, size: int(size)}, fuse.OK
+	if size >= spliceMin && size <= spliceMax {
+		return &dataResult{f: f, off: f.Off + off, size: int(size)}, fuse.OK
 	}
-	got, err := pread(d.FD, buf[:size], d.Off+off)
-	d.Release()
+	got, err := pread(f.FD, buf[:size], f.Off+off)
+	f.Release()
 	if err != nil {
 		return nil, h.status("read", err)
 	}
 	return fuse.ReadResultData(buf[:got]), fuse.OK
+}
+
+// present cuts size to what there is of a file whose end only its descriptor knows. To find the end only while splicing is
+// dear: the length is in the header that was sent before.
+func present(f *cow.File, off, size int64) (int64, error) {
+	if f.Size != math.MaxInt64 {
+		return size, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.FD, &st); err != nil {
+		return 0, err
+	}
+	return min(size, st.Size-off), nil
 }
 
 // pread reads until buf is full or the file ends.
@@ -59,24 +86,24 @@ func pread(fd int, buf []byte, off int64) (int, error) {
 // dataResult is the answer to a READ straight from the descriptor of a branch. The descriptor is held until the kernel
 // has the data.
 type dataResult struct {
-	d    *cow.Data
+	f    cow.File
 	off  int64 // in the descriptor
 	size int
 }
 
 func (r *dataResult) Seekable() (fd uintptr, off int64, size int) {
-	return uintptr(r.d.FD), r.off, r.size
+	return uintptr(r.f.FD), r.off, r.size
 }
 
 func (r *dataResult) Size() int { return r.size }
 
 // Bytes is called when splicing does not work.
 func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
-	n, err := pread(r.d.FD, buf[:min(len(buf), r.size)], r.off)
+	n, err := pread(r.f.FD, buf[:min(len(buf), r.size)], r.off)
 	return buf[:n], fuse.ToStatus(err)
 }
 
-func (r *dataResult) Done() { r.d.Release() }
+func (r *dataResult) Done() { r.f.Release() }
 
 func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	n := h.u.Node(in.NodeId)

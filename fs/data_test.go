@@ -103,39 +103,14 @@ func TestUnlinkedButOpen(t *testing.T) {
 	}
 }
 
-// TestSharedMapping writes through one mapping and reads through another file of the same inode, over the copy-up.
+// TestSharedMapping writes through one mapping and reads through another file of the same inode, over the copy-up. Another
+// process has the mappings: a page fault on a mount of one's own stops Go's scheduler.
 func TestSharedMapping(t *testing.T) {
 	b := newBranches(t)
 	b.inLower(t, "file", strings.Repeat("lower...", 2048))
 	b.mount(t, fs.Options{})
-	path := filepath.Join(b.mnt, "file")
-	early := open(t, path, os.O_RDONLY) // opened and mapped before anything is copied up
-	view, err := unix.Mmap(int(early.Fd()), 0, 16384, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(view)
-	if string(view[:8]) != "lower..." {
-		t.Fatalf("mapping shows %q", view[:8])
-	}
-	f := open(t, path, os.O_RDWR)
-	m, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(m[4096:], "mapped")
-	if string(view[4096:4102]) != "mapped" {
-		t.Errorf("the other mapping shows %q", view[4096:4102])
-	}
-	if err := unix.Msync(m, unix.MS_SYNC); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Munmap(m); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 6)
-	if _, err := early.ReadAt(got, 4096); err != nil || string(got) != "mapped" {
-		t.Errorf("the descriptor from before reads %q, %v", got, err)
+	if out, err := roleCommand(t, "mapping", filepath.Join(b.mnt, "file")).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 	if up := read(t, filepath.Join(b.upper, "file")); up[4096:4102] != "mapped" || len(up) != 16384 {
 		t.Errorf("the upper file has %d bytes with %q at 4096", len(up), up[4096:4102])
@@ -145,7 +120,42 @@ func TestSharedMapping(t *testing.T) {
 	}
 }
 
+func useMappings(args []string) error {
+	early, err := os.Open(args[0]) // opened and mapped before anything is copied up
+	if err != nil {
+		return err
+	}
+	view, err := unix.Mmap(int(early.Fd()), 0, 16384, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	if string(view[:8]) != "lower..." {
+		return fmt.Errorf("the mapping shows %q", view[:8])
+	}
+	f, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	copy(m[4096:], "mapped")
+	if string(view[4096:4102]) != "mapped" {
+		return fmt.Errorf("the mapping from before shows %q", view[4096:4102])
+	}
+	if err := unix.Msync(m, unix.MS_SYNC); err != nil {
+		return err
+	}
+	got := make([]byte, 6)
+	if _, err := early.ReadAt(got, 4096); err != nil || string(got) != "mapped" {
+		return fmt.Errorf("the descriptor from before reads %q, %v", got, err)
+	}
+	return nil
+}
+
 func init() {
+	roles["mapping"] = useMappings
 	roles["append"] = func(args []string) error {
 		f, err := os.OpenFile(args[0], os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {

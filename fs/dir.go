@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -54,7 +55,7 @@ func (h *handler) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 			return out.AddDirLookupEntry(d) != nil
 		}
 		n, err := h.u.Lookup(dir, e.Name, &a)
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			return true // removed since it was listed
 		}
 		if err == nil {

@@ -7,8 +7,9 @@ import (
 	"log/slog"
 )
 
-// libraryLogger sends what go-fuse logs to l. Requests and replies, and the requests that the library has no handler for
-// (which are answered ENOSYS, once), are of interest for debugging only.
+// libraryLogger sends what go-fuse logs to l. Of interest for debugging only are requests and replies, requests that the
+// library has no handler for (which are answered ENOSYS, once), and that no pipe large enough was to be had for splicing
+// (the data is copied then).
 func libraryLogger(l *slog.Logger) *log.Logger {
 	return log.New(&libraryWriter{l}, "", 0)
 }
@@ -19,7 +20,7 @@ type libraryWriter struct{ l *slog.Logger }
 func (w *libraryWriter) Write(p []byte) (int, error) {
 	msg := bytes.TrimSpace(p)
 	level := slog.LevelWarn
-	for _, prefix := range []string{"rx ", "tx ", "doBatchForget: rx ", "received ENODEV", "Unimplemented opcode"} {
+	for _, prefix := range []string{"rx ", "tx ", "doBatchForget: rx ", "received ENODEV", "Unimplemented opcode", "trySplice"} {
 		if bytes.HasPrefix(msg, []byte(prefix)) {
 			level = slog.LevelDebug
 		}

@@ -25,6 +25,7 @@ func TestExitCodes(t *testing.T) {
 			{"directory", []string{"/etc"}, 126, "is a directory"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
+				w := w.in(t)
 				res := w.run(w.command(c.args...))
 				if res.code != c.code {
 					t.Errorf("exit code %d, want %d; standard error: %s", res.code, c.code, res.stderr)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,6 +22,7 @@ import (
 type containerInit struct {
 	cfg     initConfig
 	wire    *wire
+	ready   chan struct{}  // closed when the terminal is set up
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
 }
@@ -32,7 +34,8 @@ func runInit() int {
 		fmt.Fprintln(os.Stderr, "unionfs: closing descriptors (close_range needs Linux 5.11):", err)
 		return exitOurs
 	}
-	p := &containerInit{wire: &wire{fd: initWireFD}, signals: make(chan os.Signal, 64)}
+	setCommandName("unionfs-init")
+	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64)}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
 	command, err := p.setUp()
@@ -47,14 +50,18 @@ func runInit() int {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
+	var once sync.Once
 	for {
 		m, fds, err := p.wire.recv()
 		closeAll(fds)
 		if err != nil {
 			os.Exit(exitUnknown)
 		}
-		if m.Kind == msgSignal {
+		switch m.Kind {
+		case msgSignal:
 			p.signals <- syscall.Signal(m.Signal)
+		case msgReady:
+			once.Do(func() { close(p.ready) })
 		}
 	}
 }
@@ -75,7 +82,8 @@ func (p *containerInit) setUp() (int, error) {
 	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return 0, err
 	}
-	r := &rootfs{cfg: &p.cfg, proc: -1}
+	r := &rootfs{cfg: &p.cfg, root: -1, proc: -1}
+	defer r.close()
 	if err := r.build(); err != nil {
 		return 0, err
 	}
@@ -94,7 +102,7 @@ func (p *containerInit) setUp() (int, error) {
 		if err := p.wire.send(message{Kind: msgConsole}, int(r.master.Fd())); err != nil {
 			return 0, fmt.Errorf("handing over the terminal: %w", err)
 		}
-		r.master.Close()
+		<-p.ready // its size, before the command asks for it
 	}
 	pid, err := p.startCommand(r)
 	if err != nil {

@@ -74,9 +74,11 @@ func (p *initProcess) prepare(c *Container) (err error) {
 	p.cmd = &exec.Cmd{
 		// By number, since this mount of the program has no path. The child can look it up because it still has
 		// our descriptors when it executes.
-		Path:        "/proc/self/fd/" + strconv.Itoa(int(p.exe.Fd())),
-		Args:        []string{argvInit},
-		Env:         []string{"GOMAXPROCS=1"}, // it has little to do, and each thread costs memory
+		Path: "/proc/self/fd/" + strconv.Itoa(int(p.exe.Fd())),
+		Args: []string{argvInit},
+		// It has little to do, and each thread costs memory. Go's runtime need not look up, and keep open, the cgroup
+		// files that would tell it how many processors to use.
+		Env:         []string{"GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"},
 		Dir:         "/",
 		Stdin:       os.Stdin,
 		Stdout:      os.Stdout,

@@ -17,3 +17,9 @@ func RunIfInit() {
 		os.Exit(runUserLookup(os.Args[1:]))
 	}
 }
+
+// setCommandName sets what ps shows for this process (proc_pid_comm(5), 15 bytes); it would be "exe" or a number, by how it
+// was executed. That it may fail doesn't matter.
+func setCommandName(name string) {
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -111,6 +112,8 @@ func (r *run) start() (*exec.Cmd, error) {
 	}
 	r.wire = w
 	defer theirs.Close()
+	// Descriptors that our caller left open must not come to the supervisor, the init, or the command.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	cmd := exec.Command(selfExe, r.options.Supervisor...)
 	cmd.Args[0] = os.Args[0]
 	cmd.ExtraFiles = []*os.File{theirs}
@@ -147,6 +150,7 @@ func (r *run) follow() (message, error) {
 				return m, err
 			}
 			r.relay = relay
+			_ = r.wire.send(message{Kind: msgReady})
 		case m.Kind == msgExited:
 			closeAll(fds)
 			return m, nil

@@ -27,18 +27,12 @@ type account struct {
 	home string
 }
 
-// numericUser parses UID or UID:GID. A bare UID has the group 0, unless /etc/passwd says otherwise.
+// numericUser parses UID:GID. A UID alone is not enough: its group is looked up in /etc/passwd.
 func numericUser(s string) (specs.User, bool) {
 	u, g, _ := strings.Cut(s, ":")
-	uid, err := strconv.ParseUint(u, 10, 31)
-	if err != nil {
-		return specs.User{}, false
-	}
-	if g == "" {
-		return specs.User{UID: uint32(uid)}, true
-	}
-	gid, err := strconv.ParseUint(g, 10, 31)
-	return specs.User{UID: uint32(uid), GID: uint32(gid)}, err == nil
+	uid, uerr := strconv.ParseUint(u, 10, 31)
+	gid, gerr := strconv.ParseUint(g, 10, 31)
+	return specs.User{UID: uint32(uid), GID: uint32(gid)}, uerr == nil && gerr == nil
 }
 
 // lookupUser finds the user that the container runs as in the accounts of the root directory that rootFD is open on. If

@@ -63,6 +63,13 @@ func newWard(t *testing.T, w world) *ward {
 	return wd
 }
 
+// in is the same ward within a subtest.
+func (w *ward) in(t *testing.T) *ward {
+	sub := *w
+	sub.t = t
+	return &sub
+}
+
 // busyboxRoot fills dir with a small system.
 func busyboxRoot(t *testing.T, dir string) {
 	t.Helper()

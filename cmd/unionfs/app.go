@@ -59,7 +59,45 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		command.HideHelpCommand = true // "help" may be an image, a container or a program
 		command.OnUsageError = onUsageError
 	}
+	cli.FlagStringer = describeFlag
 	return app
+}
+
+// describeFlag is a flag's line in the help: short name first, value, what it does, and the default if it says something.
+func describeFlag(flag cli.Flag) string {
+	doc, ok := flag.(cli.DocGenerationFlag)
+	if !ok {
+		return ""
+	}
+	before, rest, _ := strings.Cut(doc.GetUsage(), "`")
+	placeholder, after, quoted := strings.Cut(rest, "`")
+	usage := doc.GetUsage()
+	if quoted {
+		usage = before + placeholder + after
+	}
+	var names []string
+	for _, name := range flag.Names() {
+		dashes := "--"
+		if len(name) == 1 {
+			dashes = "-"
+		}
+		names = append(names, dashes+name)
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return min(len(a), 3) - min(len(b), 3) })
+	line := strings.Join(names, ", ")
+	if doc.TakesValue() {
+		if placeholder == "" {
+			placeholder = "VALUE"
+		}
+		line += " " + placeholder
+		if text := doc.GetDefaultText(); text != "" && text != `""` {
+			usage += " (default: " + strings.Trim(text, `"`) + ")"
+		}
+	}
+	for _, variable := range doc.GetEnvVars() {
+		usage += " [$" + variable + "]"
+	}
+	return line + "\t" + usage
 }
 
 func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
@@ -141,60 +179,67 @@ func arguments(c *cli.Context, least, most int, want string) error {
 	return nil
 }
 
-// flagsFirst moves the flags of a verb before its arguments, as people write them anywhere. For the verbs that take a
-// command with flags of its own, the first argument ends ours.
-func flagsFirst(app *cli.App, args []string) []string {
+// ourFlags prepares a command line for the library, which wants flags before arguments and one name for each flag. For the
+// verbs that take a command with flags of its own, the first argument ends ours.
+func ourFlags(app *cli.App, args []string) []string {
 	at, command := findCommand(app, args)
-	if command == nil || command.Name == "run" || command.Name == "try" {
+	if command == nil {
 		return args
 	}
+	endsAtFirst := command.Name == "run" || command.Name == "try"
 	var flags, rest []string
 	for i := at + 1; i < len(args); i++ {
 		arg := args[i]
-		switch {
-		case arg == "--":
+		if arg == "--" || endsAtFirst && !isFlag(arg) {
 			rest = append(rest, args[i:]...)
-			i = len(args)
-		case len(arg) < 2 || arg[0] != '-':
+			break
+		}
+		if !isFlag(arg) {
 			rest = append(rest, arg)
-		default:
-			flags = append(flags, arg)
-			if takesValue(command.Flags, arg) && i+1 < len(args) {
-				i++
-				flags = append(flags, args[i])
-			}
+			continue
+		}
+		spelled, takesNext := spell(command.Flags, arg)
+		flags = append(flags, spelled)
+		if takesNext && i+1 < len(args) {
+			i++
+			flags = append(flags, args[i])
 		}
 	}
 	return slices.Concat(args[:at+1], flags, rest)
 }
 
+func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
+
 // findCommand returns the verb of a command line and where it stands.
 func findCommand(app *cli.App, args []string) (int, *cli.Command) {
 	for i := 1; i < len(args); i++ {
-		if !strings.HasPrefix(args[i], "-") {
+		if !isFlag(args[i]) {
 			return i, app.Command(args[i])
 		}
-		if takesValue(app.Flags, args[i]) {
+		if _, takesNext := spell(app.Flags, args[i]); takesNext {
 			i++
 		}
 	}
 	return 0, nil
 }
 
-// takesValue reports whether the flag, as it stands on the command line, has its value in the next argument.
-func takesValue(flags []cli.Flag, arg string) bool {
-	name := strings.TrimLeft(arg, "-")
-	if strings.Contains(name, "=") {
-		return false
-	}
+// spell returns a flag with its first name in place of an alias, and whether its value is the next argument. What isn't a
+// flag, several short ones together perhaps, comes back as it is.
+func spell(flags []cli.Flag, arg string) (spelled string, takesNext bool) {
+	name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	for _, flag := range flags {
-		if !slices.Contains(flag.Names(), name) {
+		names := flag.Names()
+		if !slices.Contains(names, name) {
 			continue
 		}
+		spelled = "--" + names[0]
+		if hasValue {
+			return spelled + "=" + value, false
+		}
 		_, isBool := flag.(*cli.BoolFlag)
-		return !isBool
+		return spelled, !isBool
 	}
-	return false
+	return arg, false
 }
 
 func versionCommand() *cli.Command {

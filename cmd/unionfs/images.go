@@ -166,9 +166,9 @@ Examples:
 			if err != nil {
 				return err
 			}
-			image, err := store.Import(c.Context, reader, name)
+			image, err := store.Import(c.Context, reader, name, layerstore.ImportOptions{Message: "imported from " + source})
 			if err != nil {
-				return fmt.Errorf("importing %s: %w", source, err)
+				return err
 			}
 			return printImageID(c, image)
 		},

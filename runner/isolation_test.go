@@ -1,0 +1,300 @@
+package runner
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func TestNamespaces(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		kinds := []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+		inside := strings.Split(w.output(w.shell("cd /proc/self/ns && for i in "+strings.Join(kinds, " ")+"; do readlink $i; done")), "\n")
+		for i, kind := range kinds {
+			host, err := os.Readlink("/proc/self/ns/" + kind)
+			must(t, err)
+			if len(inside) != len(kinds) || inside[i] == host || !strings.HasPrefix(inside[i], kind+":[") {
+				t.Errorf("%s namespace: inside %q, on the host %s", kind, inside, host)
+			}
+		}
+		r := w.shell("readlink /proc/self/ns/net")
+		ShareHostNetwork(r.Spec)
+		host, err := os.Readlink("/proc/self/ns/net")
+		must(t, err)
+		if got := w.output(r); got != host {
+			t.Errorf("with the host's network: %s inside, %s on the host", got, host)
+		}
+	})
+}
+
+func TestIDMaps(t *testing.T) {
+	want := map[string]string{
+		"root":   "0 0 4294967295|0 0 4294967295|allow",
+		"ranges": "0 0 1;1 1 65536|0 0 1;1 1 65536|allow",
+		"single": "0 0 1|0 0 1|deny",
+	}
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		out := w.output(w.shell("cat /proc/self/uid_map; echo '|'; cat /proc/self/gid_map; echo '|'; cat /proc/self/setgroups"))
+		var parts []string
+		for part := range strings.SplitSeq(out, "|") {
+			var lines []string
+			for line := range strings.Lines(part) {
+				if f := strings.Fields(line); len(f) > 0 {
+					lines = append(lines, strings.Join(f, " "))
+				}
+			}
+			parts = append(parts, strings.Join(lines, ";"))
+		}
+		if got := strings.Join(parts, "|"); got != want[w.name] {
+			t.Errorf("maps are %s, want %s", got, want[w.name])
+		}
+	})
+}
+
+// status picks lines of /proc/self/status.
+func status(w *ward, r *request) map[string]string {
+	r.Spec.Process.Args = []string{"cat", "/proc/self/status"}
+	out := map[string]string{}
+	for line := range strings.Lines(w.output(r)) {
+		k, v, _ := strings.Cut(line, ":")
+		out[k] = strings.TrimSpace(v)
+	}
+	return out
+}
+
+func TestCapabilities(t *testing.T) {
+	const docker = "00000000a80425fb" // as of Docker's default set
+	const none = "0000000000000000"
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		for _, c := range []struct {
+			name   string
+			user   specs.User
+			change func(*specs.Process)
+			want   map[string]string
+		}{
+			{name: "root", want: map[string]string{"CapBnd": docker, "CapEff": docker, "CapPrm": docker, "CapInh": none, "CapAmb": none, "NoNewPrivs": "0", "Seccomp": "0"}},
+			{name: "user", user: specs.User{UID: 1000, GID: 1000}, want: map[string]string{"CapBnd": docker, "CapEff": none, "CapPrm": none, "CapInh": none, "CapAmb": none}},
+			{name: "no new privileges", change: func(p *specs.Process) { p.NoNewPrivileges = true }, want: map[string]string{"NoNewPrivs": "1"}},
+			{name: "none", change: func(p *specs.Process) { p.Capabilities = nil }, want: map[string]string{"CapBnd": none, "CapEff": none, "CapPrm": none}},
+			{name: "ambient", user: specs.User{UID: 1000, GID: 1000}, change: func(p *specs.Process) {
+				p.Capabilities.Ambient = []string{"CAP_NET_BIND_SERVICE"}
+			}, want: map[string]string{"CapBnd": docker, "CapEff": "0000000000000400", "CapAmb": "0000000000000400"}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := w.in(t)
+				r := w.shell("")
+				r.Spec.Process.User = c.user
+				if c.change != nil {
+					c.change(r.Spec.Process)
+				}
+				got := status(w, r)
+				for k, v := range c.want {
+					if got[k] != v {
+						t.Errorf("%s is %s, want %s", k, got[k], v)
+					}
+				}
+			})
+		}
+	})
+}
+
+func TestUsers(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		for _, c := range []struct {
+			user, id, groups, home string
+			groupsNeedRanges       bool
+		}{
+			{"", "0:0", "0", "/root", false},
+			{"alice", "1000:1000", "1000 50", "/home/alice", true},
+			{"1000", "1000:1000", "1000 50", "/home/alice", true},
+			{"alice:staff", "1000:50", "50", "/home/alice", true},
+			{"4321:99", "4321:99", "99", "/", false},
+			{"0", "0:0", "0", "/root", false},
+		} {
+			t.Run("user "+c.user, func(t *testing.T) {
+				w := w.in(t)
+				r := w.shell(`echo $(id -u):$(id -g); echo $HOME; id -G; umask; touch /tmp/file && stat -c %u:%g /tmp/file`)
+				must(t, os.Chmod(filepath.Join(w.root, "tmp"), 0o1777))
+				os.Remove(filepath.Join(w.root, "tmp/file"))
+				r.Options.User = c.user
+				lines := strings.Split(w.output(r), "\n")
+				if len(lines) != 5 {
+					t.Fatalf("output is %q", lines)
+				}
+				if lines[0] != c.id || lines[1] != c.home || lines[3] != "0022" || lines[4] != c.id {
+					t.Errorf("got %q, want %s with home %s, umask 0022", lines, c.id, c.home)
+				}
+				if lines[2] != c.groups && !(c.groupsNeedRanges && w.name == "single") {
+					t.Errorf("groups are %s, want %s", lines[2], c.groups)
+				}
+			})
+		}
+		res := w.run(func() *request { r := w.shell("true"); r.Options.User = "nobody-there"; return r }())
+		if res.code != 125 || !strings.Contains(res.stderr, "nobody-there") || strings.Count(res.stderr, "\n") != 1 {
+			t.Errorf("unknown user: code %d, %q", res.code, res.stderr)
+		}
+		if w.name == "ranges" {
+			res := w.run(func() *request { r := w.shell("true"); r.Options.User = "70000"; return r }())
+			if res.code != 125 || !strings.Contains(res.stderr, "/etc/subuid") {
+				t.Errorf("user outside the range: code %d, %q", res.code, res.stderr)
+			}
+		}
+	})
+}
+
+// TestShutIn is what a command can see of the host and do to the kernel: each script must print exactly what is wanted.
+func TestShutIn(t *testing.T) {
+	refused := func(script string) string {
+		return "( " + script + " ) 2>/dev/null && echo allowed || echo refused"
+	}
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		if err := unix.Mknod(filepath.Join(w.root, "disk"), unix.S_IFBLK|0o666, int(unix.Mkdev(254, 0))); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct{ name, script, want string }{
+			{"core_pattern", refused("echo x >/proc/sys/kernel/core_pattern"), "refused"},
+			{"sysrq", refused("echo h >/proc/sysrq-trigger"), "refused"},
+			{"kernel parameters", refused("echo 1 >/proc/sys/vm/drop_caches"), "refused"},
+			{"kcore masked", "cat /proc/kcore | wc -c", "0"},
+			{"keys masked", "cat /proc/keys | wc -c", "0"},
+			{"timer_list masked", "cat /proc/timer_list | wc -c", "0"},
+			{"interrupts masked", "cat /proc/interrupts | wc -c", "0"},
+			{"firmware masked", "ls /sys/firmware | wc -l", "0"},
+			{"mask not undone", refused("umount /proc/kcore"), "refused"},
+			{"null", "stat -c %t:%T /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty | tr '\\n' ' '", "1:3 1:5 1:7 1:8 1:9 5:0 "},
+			{"dev", "ls /dev | tr '\\n' ' '", "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "},
+			{"null works", "echo x >/dev/null && cat /dev/null | wc -c", "0"},
+			{"shm", "echo x >/dev/shm/x && cat /dev/shm/x", "x"},
+			{"sys read-only", refused("mkdir /sys/fs/cgroup/x; echo 1 >/sys/kernel/profiling"), "refused"},
+			{"cgroup read-only", "find /sys/fs/cgroup -name tasks -o -name cgroup.procs -o -name release_agent 2>/dev/null | while read f; do echo $$ 2>/dev/null >$f && echo $f; done; echo done", "done"},
+			{"no cgroup mount", refused("mkdir -p /tmp/c && mount -t cgroup -o memory x /tmp/c"), "refused"},
+			{"no tmpfs mount", refused("mkdir -p /tmp/c && mount -t tmpfs x /tmp/c"), "refused"},
+			{"no proc remount", refused("mount -o remount,rw /proc/sys"), "refused"},
+			{"no disk", refused("dd if=/disk of=/dev/null bs=512 count=1"), "refused"},
+			{"no mknod", refused("mknod /tmp/disk b 254 0 && dd if=/tmp/disk of=/dev/null bs=512 count=1"), "refused"},
+			{"descriptors", "ls /proc/self/fd | tr '\\n' ' '", "0 1 2 3 "}, // 3 is the directory itself
+			{"directory", "readlink /proc/self/cwd", "/"},
+			{"init's program", refused("cat /proc/1/exe >/dev/null; : >>/proc/1/exe"), "refused"},
+			{"init's files", refused("readlink /proc/1/fd/3 || readlink /proc/1/exe || ls /proc/1/root/ || ls /proc/1/cwd/"), "refused"},
+			{"init's memory", refused("dd if=/proc/1/mem of=/dev/null bs=1 count=1"), "refused"},
+			{"environment", "env | sort | sed 's/HOSTNAME=.*/HOSTNAME=/' | tr '\\n' ' '", "HOME=/root HOSTNAME= PATH=" + DefaultPath + " PWD=/ SHLVL=1 "},
+			{"one root", "grep -c ' / / ' /proc/self/mountinfo; grep -c ' / ' /proc/mounts", "0\n1"},
+			{"pid 1", "cat /proc/1/comm; cat /proc/1/environ 2>/dev/null | wc -c", "unionfs-init\n0"},
+			{"loopback", "ip -o addr show dev lo | grep -o 'inet [0-9./]*'; ls /sys/class/net", "inet 127.0.0.1/8\nlo"},
+			{"host name", "hostname | wc -c; cat /etc/hostname | wc -c; grep -c $(hostname) /etc/hosts", "13\n13\n1"},
+			{"not dumpable only for init", "ls -ld /proc/self/fd >/dev/null && echo ok", "ok"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := w.in(t)
+				if got := w.output(w.shell(c.script)); got != c.want {
+					t.Errorf("%s\nprinted %q, want %q", c.script, got, c.want)
+				}
+			})
+		}
+	})
+}
+
+// TestMountsInside holds the list of a container's mounts against what it should be: nothing of the host's is left.
+func TestMountsInside(t *testing.T) {
+	allowed := regexp.MustCompile(`^/$|^/(proc|sys|dev)(/.*)?$|^/etc/(hosts|hostname|resolv\.conf)$`)
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		for line := range strings.Lines(w.output(w.shell("cat /proc/self/mountinfo"))) {
+			f := strings.Fields(line)
+			if !allowed.MatchString(f[4]) {
+				t.Errorf("unexpected mount: %s", line)
+			}
+			if slices.ContainsFunc(f[6:], func(s string) bool { return strings.HasPrefix(s, "shared:") || strings.HasPrefix(s, "master:") }) {
+				t.Errorf("mount is not private: %s", line)
+			}
+			if f[4] == "/" && !strings.Contains(f[5], "nodev") {
+				t.Errorf("the root allows devices: %s", line)
+			}
+		}
+	})
+}
+
+func TestMountsStayInside(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		before := mountsUnder(t, filepath.Dir(w.root))
+		volume := filepath.Join(w.root, "../volume")
+		must(t, os.Mkdir(volume, 0o777))
+		r := w.shell("mount -t tmpfs x /vol && mount -t tmpfs x /tmp && echo x >/vol/x && echo mounted")
+		for _, set := range []*[]string{&r.Spec.Process.Capabilities.Bounding, &r.Spec.Process.Capabilities.Effective, &r.Spec.Process.Capabilities.Permitted} {
+			*set = append(*set, "CAP_SYS_ADMIN")
+		}
+		r.Spec.Mounts = append(r.Spec.Mounts, bindMount(volume, "/vol"))
+		if got := w.output(r); got != "mounted" {
+			t.Errorf("output is %q", got)
+		}
+		if after := mountsUnder(t, filepath.Dir(w.root)); !slices.Equal(before, after) {
+			t.Errorf("mounts on the host: before %q, after %q", before, after)
+		}
+		if _, err := os.Stat(filepath.Join(volume, "x")); err == nil {
+			t.Error("what was written to a mount inside is on the host")
+		}
+	})
+}
+
+// mountsUnder lists the mount points below dir in the test's mount namespace.
+func mountsUnder(t *testing.T, dir string) []string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], dir) {
+			out = append(out, f[4])
+		}
+	}
+	return out
+}
+
+func TestHostSocketsUnreachable(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	port := ln.Addr().(*net.TCPAddr).Port
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		script := fmt.Sprintf("nc -w 2 127.0.0.1 %d </dev/null >/dev/null 2>&1 && echo reached || echo unreachable", port)
+		if got := w.output(w.shell(script)); got != "unreachable" {
+			t.Errorf("the host's loopback is %s", got)
+		}
+		r := w.shell(script)
+		ShareHostNetwork(r.Spec)
+		if got := w.output(r); got != "reached" {
+			t.Errorf("with the host's network, its loopback is %s", got)
+		}
+	})
+}
+
+func TestInheritedDescriptors(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		cmd := w.cmd(w.shell("ls /proc/self/fd | tr '\\n' ' '"))
+		for range 6 {
+			f, err := os.Open("/etc")
+			must(t, err)
+			defer f.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		}
+		if res := finish(t, cmd); res.stdout != "0 1 2 3 " {
+			t.Errorf("descriptors inside: %q, standard error %q", res.stdout, res.stderr)
+		}
+	})
+}
