@@ -150,7 +150,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed}
+		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, part: u.partialOf(st.Ino)}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -298,6 +298,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		}), nil
 	}
 	indexed := false
+	var part *partial
 	if a.Nlink > 1 && u.upper != nil && u.upper.hasHardLinks() {
 		var st unix.Stat_t
 		err := statAt(u.upper.index, idName(id), &st)
@@ -306,6 +307,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		if indexed = err == nil; indexed {
 			a.fromStat(&st)
+			part = u.partialOf(st.Ino)
 		}
 	}
 	n := u.obtain(id, dir, func(n *Node) bool {
@@ -317,7 +319,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: kind, links: []link{l}, low: s, inUpper: indexed, indexed: indexed}
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, inUpper: indexed, indexed: indexed, part: part}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)

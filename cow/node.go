@@ -31,6 +31,7 @@ type Node struct {
 	fewer   uint32 // how many lower names were removed while the file was not in the upper branch
 	low     source // where the lower file is, for what is not a directory; zero branch and dir if there is none
 	dir     *directory
+	part    *partial // set while not all of its data is copied up, and for a while after
 
 	fdMu sync.Mutex
 	fd   *descriptor // guarded by fdMu: for a directory that is in the upper branch, it (O_PATH); for a regular file its data
@@ -114,6 +115,9 @@ func (u *Union) Forget(n *Node, count uint64) {
 		// Nobody else can reach n from here on: what refers to it holds a reference.
 		if n.parked {
 			u.upper.unpark(n.id, n.isDir())
+			if n.part != nil {
+				u.dropPartial(n.part)
+			}
 		}
 		n.fdMu.Lock()
 		u.fds.drop(n.fd)
