@@ -291,6 +291,22 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestLayerWithoutTar imports a layer again whose tar someone deleted.
+func TestLayerWithoutTar(t *testing.T) {
+	s := openStore(t)
+	b := tarOf(t, reg("a", "1"))
+	importBytes(t, s, "foo", b)
+	if err := os.Remove(s.layerPath(digest.FromBytes(b), tarName)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.Images(); err == nil || len(list) != 0 {
+		t.Errorf("an image without its layer is listed: %v, %v", list, err)
+	}
+	if d := diffSnapshots(imageSnapshot(t, importBytes(t, s, "foo", b)), stacked(t, [][]byte{b})); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestShortTar reads a file whose tar lost its end.
 func TestShortTar(t *testing.T) {
 	s := openStore(t)
