@@ -56,7 +56,8 @@ func roleCommand(t *testing.T, role string, args ...string) *exec.Cmd {
 		copyFile(t, "/proc/self/exe", publicBinary, 0o755)
 	}
 	cmd := exec.Command(publicBinary, args...)
-	cmd.Env = append(os.Environ(), roleVar+"="+role)
+	// The race detector otherwise sleeps for a second before the process ends.
+	cmd.Env = append(os.Environ(), roleVar+"="+role, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
