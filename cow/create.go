@@ -120,6 +120,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	if v.whiteout != nil {
 		at, as = u.upper.fresh, u.upper.name()
 	}
+	f.owner = u.owners.created(f.owner)
 	group := f.owner.GID
 	var parent unix.Stat_t
 	if err := statAt(v.place.dir, "", &parent); err != nil {

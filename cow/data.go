@@ -229,7 +229,7 @@ func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff, length int
 
 // Fsync makes a file's data, and unless dataOnly its metadata, durable; of a directory, its names.
 func (u *Union) Fsync(n *Node, dataOnly bool) error {
-	if u.upper == nil {
+	if u.upper == nil || u.volatile {
 		return nil
 	}
 	n.mu.RLock()

@@ -157,6 +157,9 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 		if n.dir.lowerPath != "" {
 			return nil
 		}
+		if u.noRedirect {
+			return unix.EXDEV
+		}
 		path := u.lowerPath(n)
 		if err := setxattrAt(at.dir, at.name, u.upper.prefix+"redirect", []byte(path), 0); err != nil {
 			if err == unix.EOPNOTSUPP || err == unix.ENOSPC || err == unix.E2BIG || err == unix.ERANGE {

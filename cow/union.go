@@ -36,38 +36,18 @@ type Options struct {
 	// upper branch by one rename. What an interrupted union left there is removed by the next.
 	Work string
 
-	// Owners restricts which owners the union shows, for hosts where not every ID can be mapped.
+	// Owners says which owners the union shows and stores; the zero value, those on disk.
 	Owners OwnerPolicy
+
+	// Volatile leaves out every fsync: for an upper branch that is thrown away after a crash.
+	Volatile bool
+
+	// NoRedirect makes the rename of a directory that lower branches have fail with EXDEV, for upper branches that must
+	// be read by programs that don't know overlay.redirect.
+	NoRedirect bool
 
 	// Descriptors is the cache of open files; nil makes one of the default size.
 	Descriptors *Descriptors
-}
-
-// OwnerPolicy says which user and group IDs the union may report. With no ranges, all.
-type OwnerPolicy struct {
-	UIDs, GIDs []IDRange
-	Other      Owner // shown in place of an ID outside the ranges
-}
-
-// IDRange is Size IDs from First on.
-type IDRange struct{ First, Size uint32 }
-
-func (p *OwnerPolicy) apply(a *Attr) {
-	if p.UIDs != nil && !inRanges(p.UIDs, a.UID) {
-		a.UID = p.Other.UID
-	}
-	if p.GIDs != nil && !inRanges(p.GIDs, a.GID) {
-		a.GID = p.Other.GID
-	}
-}
-
-func inRanges(r []IDRange, id uint32) bool {
-	for _, x := range r {
-		if id >= x.First && id-x.First < x.Size {
-			return true
-		}
-	}
-	return false
 }
 
 // RootID is the ID of the root directory; FUSE fixes it (FUSE_ROOT_ID).
@@ -79,6 +59,9 @@ type Union struct {
 	lowers []Branch
 	owners OwnerPolicy
 	fds    *Descriptors
+
+	volatile, noRedirect bool
+
 	ownFDs bool
 	upper  *upperBranch // nil if read only
 	root   *Node
@@ -97,7 +80,7 @@ type shard struct {
 
 // New merges branches. The error says which branch is at fault and why; the branches are then closed.
 func New(o Options) (_ *Union, err error) {
-	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors}
+	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect}
 	defer func() {
 		if err != nil {
 			u.Close()

@@ -30,10 +30,12 @@ func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
 			return nil, err
 		}
 		defer p.done()
-		return getxattrAt(p.dir, p.name, disk)
+		v, err := getxattrAt(p.dir, p.name, disk)
+		return u.owners.shownXattr(name, v), err
 	}
 	s := n.lowerSource()
-	return s.dir.Getxattr(s.entry, disk)
+	v, err := s.dir.Getxattr(s.entry, disk)
+	return u.owners.shownXattr(name, v), err
 }
 
 // lowerSource is the lower file that a node which is not in the upper branch is.
@@ -79,6 +81,10 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 
 // Setxattr sets an extended attribute, with the flags of setxattr(2).
 func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
+	value, err := u.owners.storedXattr(name, value)
+	if err != nil {
+		return err
+	}
 	return u.changeXattr(n, name, func(p place, disk string) error {
 		return setxattrAt(p.dir, p.name, disk, value, flags)
 	})

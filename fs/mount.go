@@ -46,12 +46,11 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 		return nil, fmt.Errorf("mounting on %s: reading the union's root: %w", target, err)
 	}
 
-	size := requestSize()
-	fd, mounted, err := attach(target, &o, readOnly, size)
+	fd, mounted, err := attach(target, &o, readOnly)
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
-	s, err := start(h, fd, size, target, &o)
+	s, err := start(h, fd, target, &o)
 	if err != nil {
 		if mounted {
 			// Lazily: whoever looked at it already must not keep a dead mount there.
@@ -112,7 +111,7 @@ func vacant(path string) error {
 }
 
 // attach returns a FUSE descriptor that is mounted on target, and whether this call mounted it.
-func attach(target string, o *Options, readOnly bool, size int) (fd int, mounted bool, err error) {
+func attach(target string, o *Options, readOnly bool) (fd int, mounted bool, err error) {
 	if o.Device != nil {
 		fd, err = unix.FcntlInt(o.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
@@ -122,22 +121,22 @@ func attach(target string, o *Options, readOnly bool, size int) (fd int, mounted
 		return fd, false, nil
 	}
 	if canMount() {
-		fd, err = mountDirect(target, o, readOnly, size)
+		fd, err = mountDirect(target, o, readOnly)
 	} else {
-		fd, err = mountByHelper(target, o, readOnly, size)
+		fd, err = mountByHelper(target, o, readOnly)
 	}
 	return fd, err == nil, err
 }
 
 // start answers INIT and begins to serve.
-func start(h *handler, fd, size int, target string, o *Options) (*Server, error) {
+func start(h *handler, fd int, target string, o *Options) (*Server, error) {
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	s := &Server{target: target, dev: os.NewFile(uintptr(dup), "/dev/fuse"), done: make(chan struct{})}
-	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o, size))
+	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o))
 	if err != nil {
 		s.dev.Close()
 		return nil, fmt.Errorf("answering the kernel: %w", err)
@@ -151,11 +150,11 @@ func start(h *handler, fd, size int, target string, o *Options) (*Server, error)
 }
 
 // serverOptions are what is negotiated at INIT.
-func serverOptions(h *handler, o *Options, size int) *fuse.MountOptions {
+func serverOptions(h *handler, o *Options) *fuse.MountOptions {
 	m := &fuse.MountOptions{
 		FsName:               o.FsName,
 		Name:                 subtype,
-		MaxWrite:             size,
+		MaxWrite:             o.MaxWrite,
 		MaxBackground:        backgroundRequests,
 		EnableAcl:            h.acl,
 		EnableSymlinkCaching: true,

@@ -79,7 +79,8 @@ func child(verb, root, ref string) error {
 func startChild(t *testing.T, verb string, s *Store, ref string) (cmd *exec.Cmd, output *bytes.Buffer) {
 	t.Helper()
 	cmd = exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childVar+"="+strings.Join([]string{verb, s.Root(), ref}, " "))
+	// The race detector of a child would sleep for a second when it ends.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childVar+"="+strings.Join([]string{verb, s.Root(), ref}, " "))
 	output = &bytes.Buffer{}
 	cmd.Stderr = output
 	if verb != "use" {

@@ -99,7 +99,8 @@ func TestImportErrors(t *testing.T) {
 		{"text", "x", bytes.Repeat([]byte("text "), 1000), "not a tar archive", nil},
 		{"truncated gzip", "x", packGzip(t, tarOf(t, reg("a", strings.Repeat("xyz", 1000))))[:60], "truncated", nil},
 		{"garbage behind the archive, compressed", "x", append(packGzip(t, tarOf(t, reg("a", ""))), "garbage behind"...), "reading the layer", nil},
-		{"sparse", "x", sparseTar(t), "sparse file in GNU tar's format", nil},
+		{"sparse", "x", sparseTar(t, "posix"), "sparse file in GNU tar's format", nil},
+		{"sparse, old format", "x", sparseTar(t, "gnu"), "sparse file in GNU tar's format", nil},
 		{"endless headers", "x", endlessHeaders(), "more than 16 MiB of headers", nil},
 	}
 	for _, c := range cases {
@@ -287,6 +288,22 @@ func TestDamage(t *testing.T) {
 				t.Errorf("the branch has %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// TestLayerWithoutTar imports a layer again whose tar someone deleted.
+func TestLayerWithoutTar(t *testing.T) {
+	s := openStore(t)
+	b := tarOf(t, reg("a", "1"))
+	importBytes(t, s, "foo", b)
+	if err := os.Remove(s.layerPath(digest.FromBytes(b), tarName)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.Images(); err == nil || len(list) != 0 {
+		t.Errorf("an image without its layer is listed: %v, %v", list, err)
+	}
+	if d := diffSnapshots(imageSnapshot(t, importBytes(t, s, "foo", b)), stacked(t, [][]byte{b})); d != "" {
+		t.Error(d)
 	}
 }
 

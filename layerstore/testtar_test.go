@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"strings"
@@ -154,8 +155,8 @@ func TestImageBranchSuite(t *testing.T) {
 	})
 }
 
-// sparseTar is what GNU tar --sparse makes (PAX format 1.0) of a file with a hole.
-func sparseTar(t testing.TB) []byte {
+// sparseTar is what GNU tar --sparse makes of a file with a hole.
+func sparseTar(t testing.TB, format string) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	f, err := os.Create(dir + "/sparse")
@@ -168,7 +169,7 @@ func sparseTar(t testing.TB) []byte {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := exec.Command("tar", "--sparse", "--format=posix", "-C", dir, "-c", "sparse").Output()
+	b, err := exec.Command("tar", "--sparse", "--format="+format, "-C", dir, "-c", "sparse").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,4 +186,13 @@ func endlessHeaders() []byte {
 	}
 	pax := one.Bytes()[:one.Len()-512] // without the entry that it is for
 	return bytes.Repeat(pax, 20)
+}
+
+func mustJSON(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

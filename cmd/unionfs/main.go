@@ -21,6 +21,9 @@ func main() {
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	if code, ok := runDropIn(args, stdout, stderr); ok {
+		return code
+	}
 	app := newApp(stdout, stderr)
 	err := app.Run(ourFlags(app, args))
 	if err == nil {
