@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,10 +37,11 @@ func (d *Difference) Apply(target string) error {
 
 // application is an Apply under way.
 type application struct {
-	d      *Difference
-	root   int
-	dirs   []string          // directories whose attributes are to be set at the end
-	linked map[uint64]string // where a file with several names was made first
+	d       *Difference
+	root    int
+	dirs    []string          // directories whose attributes are to be set at the end
+	linked  map[uint64]string // where a file with several names was made first
+	noClone atomic.Bool
 }
 
 // parent opens the directory that a path of the target is in.
@@ -148,7 +150,7 @@ func (a *application) make(n *Node, attr *Attr, dir int, tmp string) error {
 		if err != nil {
 			return err
 		}
-		err = copyData(fd, &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}, int64(attr.Size))
+		err = copyData(fd, &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}, int64(attr.Size), int64(attr.Blocks)*512 < int64(attr.Size), &a.noClone)
 		f.Release()
 		if err == nil {
 			err = unix.Fdatasync(fd)

@@ -3,6 +3,7 @@ package cow
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -126,7 +127,8 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, er
 			if err != nil {
 				return fd, err
 			}
-			err = copyData(fd, data, size)
+			// Blocks are what tells a file with holes from one without.
+			err = copyData(fd, data, size, int64(low.Blocks)*512 < int64(low.Size), &u.upper.noClone)
 			data.Release()
 			if err != nil {
 				return fd, err
@@ -287,15 +289,19 @@ func (u *Union) chown(dir int, name string, uid, gid uint32) error {
 }
 
 // copyData copies the first size bytes of a branch's file: as a clone where the file system can share blocks, else in the
-// kernel, else through memory. Holes stay holes.
-func copyData(dst int, src *Data, size int64) error {
+// kernel, else through memory. The holes of a sparse file stay holes. noClone remembers that the file system of dst can't share.
+func copyData(dst int, src *Data, size int64, sparse bool, noClone *atomic.Bool) error {
 	const block = 4096 // FICLONERANGE wants whole blocks but at the end of the file
-	if src.Off%block == 0 && (size == src.Size || size%block == 0) {
-		if unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)}) == nil {
+	if src.Off%block == 0 && (size == src.Size || size%block == 0) && !noClone.Load() {
+		err := unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)})
+		if err == nil {
 			return nil
 		}
+		if err == unix.EOPNOTSUPP || err == unix.ENOTTY {
+			noClone.Store(true)
+		}
 	}
-	if src.Off > 0 {
+	if src.Off > 0 || !sparse {
 		return copyRange(dst, 0, src.FD, src.Off, size)
 	}
 	for at := int64(0); at < size; {

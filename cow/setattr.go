@@ -45,6 +45,9 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 		}
 		keep = int64(s.Size)
 	}
+	if same, err := u.sameTimes(n, s, a); same || err != nil {
+		return err
+	}
 	if !n.isDir() {
 		if err := u.copyUp(n, keep); err != nil {
 			return err
@@ -82,6 +85,25 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 		return err
 	}
 	return u.getattr(n, a)
+}
+
+// sameTimes reports whether all that is asked of a file that only lower branches have is to give it the times that it has, and then
+// fills a. A kernel that keeps times itself (FUSE_WRITEBACK_CACHE) asks so for every file that it unlinked, and a copy-up
+// of what was just deleted would be a waste.
+func (u *Union) sameTimes(n *Node, s *SetAttr, a *Attr) (bool, error) {
+	if s.Valid&^(SetAtime|SetMtime) != 0 {
+		return false, nil
+	}
+	n.mu.RLock()
+	inUpper := n.inUpper
+	n.mu.RUnlock()
+	if inUpper {
+		return false, nil
+	}
+	if err := u.Getattr(n, a); err != nil {
+		return false, err
+	}
+	return (s.Valid&SetAtime == 0 || s.Atime == a.Atime) && (s.Valid&SetMtime == 0 || s.Mtime == a.Mtime), nil
 }
 
 func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {

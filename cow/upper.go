@@ -23,6 +23,8 @@ type upperBranch struct {
 	prefix             string // of the overlay xattrs that are written
 	count              atomic.Uint64
 	noDevice           atomic.Bool // the host refuses whiteout devices: write .wh. files
+	noClone            atomic.Bool // the file system can't share blocks between files
+	whiteoutMade       atomic.Bool // new/whiteout is a whiteout device, to be linked
 
 	hasIndex atomic.Bool // index/ has entries
 }
@@ -143,7 +145,19 @@ func (b *upperBranch) hasHardLinks() bool { return b.hasIndex.Load() }
 // whiteout puts the mark for "deleted here" at a name which the upper branch doesn't have.
 func (b *upperBranch) whiteout(dir int, name string) error {
 	if !b.noDevice.Load() {
+		// As the kernel's overlayfs: one inode for many whiteouts, made anew where it can't have another link.
+		if b.whiteoutMade.Load() {
+			err := unix.Linkat(b.fresh, "whiteout", dir, name, 0)
+			if err == nil || err == unix.EEXIST {
+				return err
+			}
+			b.whiteoutMade.Store(false)
+			unix.Unlinkat(b.fresh, "whiteout", 0)
+		}
 		err := unix.Mknodat(dir, name, unix.S_IFCHR, 0)
+		if err == nil {
+			b.whiteoutMade.Store(unix.Linkat(dir, name, b.fresh, "whiteout", 0) == nil)
+		}
 		if err != unix.EPERM && err != unix.EOPNOTSUPP && err != unix.EINVAL {
 			return err
 		}

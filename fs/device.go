@@ -23,7 +23,7 @@ func canMount() bool {
 
 // mountDirect opens the device and calls mount(2). The library would do it too, but leaves the descriptor open in child
 // processes, which keep a dead mount alive.
-func mountDirect(target string, o *Options, readOnly bool, size int) (int, error) {
+func mountDirect(target string, o *Options, readOnly bool) (int, error) {
 	fd, err := unix.Open(devFuse, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, deviceError(err)
@@ -34,7 +34,7 @@ func mountDirect(target string, o *Options, readOnly bool, size int) (int, error
 		fmt.Sprintf("user_id=%d", os.Geteuid()),
 		fmt.Sprintf("group_id=%d", os.Getegid()),
 	}
-	data = append(data, fuseOptions(o, size)...)
+	data = append(data, fuseOptions(o)...)
 	if err := unix.Mount(o.FsName, target, fsType, mountFlags(o, readOnly), strings.Join(data, ",")); err != nil {
 		unix.Close(fd)
 		switch err {
@@ -50,8 +50,8 @@ func mountDirect(target string, o *Options, readOnly bool, size int) (int, error
 }
 
 // fuseOptions are the options that the FUSE driver itself knows.
-func fuseOptions(o *Options, size int) []string {
-	opts := []string{"default_permissions", fmt.Sprintf("max_read=%d", size)}
+func fuseOptions(o *Options) []string {
+	opts := []string{"default_permissions", fmt.Sprintf("max_read=%d", o.MaxWrite)}
 	if o.AllowOther {
 		opts = append(opts, "allow_other")
 	}

@@ -14,7 +14,7 @@ import (
 
 // mountByHelper lets the setuid program fusermount3 open the device and mount it, and receives the descriptor from it
 // over a socket (man 1 fusermount3; the environment variable is the protocol).
-func mountByHelper(target string, o *Options, readOnly bool, size int) (int, error) {
+func mountByHelper(target string, o *Options, readOnly bool) (int, error) {
 	// The helper opens the device with the caller's rights, but its message doesn't say what to do.
 	if err := unix.Access(devFuse, unix.R_OK|unix.W_OK); err != nil {
 		return -1, deviceError(err)
@@ -27,7 +27,7 @@ func mountByHelper(target string, o *Options, readOnly bool, size int) (int, err
 	theirs := os.NewFile(uintptr(pair[1]), "fusermount")
 	defer theirs.Close()
 
-	cmd, err := helperCommand("-o", strings.Join(helperOptions(o, readOnly, size), ","), "--", target)
+	cmd, err := helperCommand("-o", strings.Join(helperOptions(o, readOnly), ","), "--", target)
 	if err != nil {
 		return -1, err
 	}
@@ -43,9 +43,9 @@ func mountByHelper(target string, o *Options, readOnly bool, size int) (int, err
 	return fd, nil
 }
 
-func helperOptions(o *Options, readOnly bool, size int) []string {
+func helperOptions(o *Options, readOnly bool) []string {
 	escape := strings.NewReplacer(`\`, `\\`, `,`, `\,`)
-	opts := append(fuseOptions(o, size), "fsname="+escape.Replace(o.FsName), "subtype="+subtype)
+	opts := append(fuseOptions(o), "fsname="+escape.Replace(o.FsName), "subtype="+subtype)
 	for _, f := range []struct {
 		on   bool
 		name string

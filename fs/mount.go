@@ -35,7 +35,7 @@ type Server struct {
 // The umask of the process becomes 0: it would be taken from the modes of files that others make.
 func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 	o.setDefaults()
-	target, err := resolveTarget(target)
+	target, err := resolveTarget(target, o.Device != nil)
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
@@ -46,12 +46,11 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 		return nil, fmt.Errorf("mounting on %s: reading the union's root: %w", target, err)
 	}
 
-	size := requestSize()
-	fd, mounted, err := attach(target, &o, readOnly, size)
+	fd, mounted, err := attach(target, &o, readOnly)
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
-	s, err := start(h, fd, size, target, &o)
+	s, err := start(h, fd, target, &o)
 	if err != nil {
 		if mounted {
 			// Lazily: whoever looked at it already must not keep a dead mount there.
@@ -64,10 +63,18 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 }
 
 // resolveTarget returns the real path of a directory to mount on. The path is returned also with an error, for messages.
-func resolveTarget(target string) (string, error) {
+func resolveTarget(target string, mounted bool) (string, error) {
 	abs, err := filepath.Abs(target)
 	if err != nil {
 		return target, err
+	}
+	if mounted {
+		// It must not be looked at: nobody answers there yet.
+		real, err := resolveMount(abs)
+		if err != nil {
+			return abs, err
+		}
+		return real, nil
 	}
 	real, err := filepath.EvalSymlinks(abs)
 	if err == nil {
@@ -80,15 +87,31 @@ func resolveTarget(target string) (string, error) {
 	case errors.Is(err, unix.ENOENT):
 		return abs, errors.New("there is no such directory; make it first")
 	case errors.Is(err, unix.ENOTCONN):
-		return abs, errors.New("a mount whose server is gone is there; remove it with \"unionfs umount\" first")
+		return abs, errDead
 	case err != nil:
 		return abs, err
 	}
-	return real, nil
+	return real, vacant(real)
+}
+
+var errDead = errors.New("a mount whose server is gone is there; remove it with \"unionfs umount\" first")
+
+// vacant refuses a directory on which a union is mounted already.
+func vacant(path string) error {
+	m, err := mountOn(path)
+	if err != nil || m == nil || m.FSType != fsType {
+		return err
+	}
+	// What the kernel remembers of a dead mount looks alive; only a request shows it.
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); errors.Is(err, unix.ENOTCONN) {
+		return errDead
+	}
+	return errors.New("a union is mounted there already; remove it with \"unionfs umount\" first")
 }
 
 // attach returns a FUSE descriptor that is mounted on target, and whether this call mounted it.
-func attach(target string, o *Options, readOnly bool, size int) (fd int, mounted bool, err error) {
+func attach(target string, o *Options, readOnly bool) (fd int, mounted bool, err error) {
 	if o.Device != nil {
 		fd, err = unix.FcntlInt(o.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
@@ -98,22 +121,22 @@ func attach(target string, o *Options, readOnly bool, size int) (fd int, mounted
 		return fd, false, nil
 	}
 	if canMount() {
-		fd, err = mountDirect(target, o, readOnly, size)
+		fd, err = mountDirect(target, o, readOnly)
 	} else {
-		fd, err = mountByHelper(target, o, readOnly, size)
+		fd, err = mountByHelper(target, o, readOnly)
 	}
 	return fd, err == nil, err
 }
 
 // start answers INIT and begins to serve.
-func start(h *handler, fd, size int, target string, o *Options) (*Server, error) {
+func start(h *handler, fd int, target string, o *Options) (*Server, error) {
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	s := &Server{target: target, dev: os.NewFile(uintptr(dup), "/dev/fuse"), done: make(chan struct{})}
-	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o, size))
+	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o))
 	if err != nil {
 		s.dev.Close()
 		return nil, fmt.Errorf("answering the kernel: %w", err)
@@ -127,11 +150,11 @@ func start(h *handler, fd, size int, target string, o *Options) (*Server, error)
 }
 
 // serverOptions are what is negotiated at INIT.
-func serverOptions(h *handler, o *Options, size int) *fuse.MountOptions {
+func serverOptions(h *handler, o *Options) *fuse.MountOptions {
 	m := &fuse.MountOptions{
 		FsName:               o.FsName,
 		Name:                 subtype,
-		MaxWrite:             size,
+		MaxWrite:             o.MaxWrite,
 		MaxBackground:        backgroundRequests,
 		EnableAcl:            h.acl,
 		EnableSymlinkCaching: true,
@@ -190,6 +213,9 @@ func (s *Server) Unmount() error {
 		default:
 		}
 		err := Unmount(s.target, false)
+		if errors.Is(err, errNotMounted) {
+			return nil // somebody else was faster
+		}
 		if !errors.Is(err, unix.EBUSY) || delay > 500*time.Millisecond {
 			return err
 		}

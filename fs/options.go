@@ -13,8 +13,7 @@ const (
 	subtype = "unionfs"
 	fsType  = "fuse." + subtype
 
-	// maxRequest is the most that one READ or WRITE carries, in bytes. The kernel's own limit is max_pages_limit.
-	maxRequest = 1 << 20
+	maxRequest = 1 << 20 // bytes; see Options.MaxWrite
 
 	maxPagesLimit = "/proc/sys/fs/fuse/max_pages_limit"
 	// defaultMaxPages is the limit of kernels that have no such file, Linux 4.20 to 6.12.
@@ -47,6 +46,10 @@ type Options struct {
 	// NoWriteback makes every write(2) a request of its own instead of letting the kernel collect them.
 	NoWriteback bool
 
+	// MaxWrite is the most bytes that one READ or WRITE carries, at least a page. Default and most is 1 MiB, or what the
+	// kernel allows (/proc/sys/fs/fuse/max_pages_limit). Every request under way takes a buffer of this size.
+	MaxWrite int
+
 	// Debug logs every request and reply at slog.LevelDebug.
 	Debug bool
 
@@ -66,6 +69,11 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	most := requestSize()
+	if o.MaxWrite <= 0 || o.MaxWrite > most {
+		o.MaxWrite = most
+	}
+	o.MaxWrite = max(o.MaxWrite, os.Getpagesize())
 }
 
 // requestSize is the most bytes that a READ or WRITE can have on this kernel.

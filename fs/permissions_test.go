@@ -42,6 +42,8 @@ func init() {
 				return err
 			}
 			return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, 8192), f.Close())
+		case "umount":
+			return fs.Unmount(path, false)
 		case "chown":
 			gid, err := strconv.Atoi(args[2])
 			if err != nil {

@@ -32,16 +32,30 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	unix.Umask(0o022)
-	os.Exit(m.Run())
+	code := m.Run()
+	if publicBinary != "" {
+		os.RemoveAll(filepath.Dir(publicBinary))
+	}
+	os.Exit(code)
 }
 
-// roleCommand is this test binary in a role, as a copy that every user may execute.
+var publicBinary string // a copy of the test binary that every user may execute, once there is one
+
+// roleCommand is this test binary in a role.
 func roleCommand(t *testing.T, role string, args ...string) *exec.Cmd {
 	t.Helper()
-	bin := filepath.Join(publicDir(t), "fs.test")
-	copyFile(t, "/proc/self/exe", bin, 0o755)
-	cmd := exec.Command(bin, args...)
+	if publicBinary == "" {
+		dir, err := os.MkdirTemp("/tmp", "unionfs-fs-bin-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		publicBinary = filepath.Join(dir, "fs.test")
+		copyFile(t, "/proc/self/exe", publicBinary, 0o755)
+	}
+	cmd := exec.Command(publicBinary, args...)
 	cmd.Env = append(os.Environ(), roleVar+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -19,6 +19,8 @@ func Unmount(target string, lazy bool) error {
 	return nil
 }
 
+var errNotMounted = errors.New("nothing is mounted there")
+
 func unmount(target string, lazy bool) error {
 	path, err := resolveMount(target)
 	if err != nil {
@@ -28,7 +30,7 @@ func unmount(target string, lazy bool) error {
 	case err != nil:
 		return err
 	case found == nil:
-		return errors.New("nothing is mounted there")
+		return errNotMounted
 	case found.FSType != fsType:
 		return fmt.Errorf("what is mounted there is no union but %s", found.FSType)
 	}
@@ -40,7 +42,7 @@ func unmount(target string, lazy bool) error {
 		}
 		err = unix.Unmount(path, flags)
 	} else {
-		args := []string{"-u", "-q"}
+		args := []string{"-u"} // not -q: it would not say why it fails
 		if lazy {
 			args = append(args, "-z")
 		}

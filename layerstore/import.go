@@ -3,6 +3,7 @@ package layerstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -154,6 +155,12 @@ func (s *Store) publishImage(a *attempt, n newImage) (*Image, error) {
 	}
 	defer l.close()
 	for d, dir := range n.fresh {
+		// A directory without a tar is in the way: something else than this program was at it.
+		if !s.hasLayer(d) {
+			if err := os.Rename(s.layerPath(d), a.path("broken-"+d.Encoded())); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+		}
 		if err := a.publish(filepath.Base(dir), layersDir, d.Encoded()); err != nil {
 			return nil, err
 		}

@@ -21,7 +21,8 @@ type merger struct {
 	origins []origin // where the record of the same number comes from
 	linked  map[origin]bool
 	shared  map[sharedXattrs]uint32
-	cands   []candidate // of the directory that is being merged
+	keys    []key // of the directory that is being merged
+	others  []key
 }
 
 // at is a record of a source.
@@ -45,9 +46,13 @@ type sharedXattrs struct {
 // candidate is what one source has under a name.
 type candidate struct {
 	at
-	cookie uint64
-	name   []byte
 	record
+}
+
+// key is a candidate before its record was looked at, which those of lower layers mostly never are.
+type key struct {
+	cookie uint64
+	at
 }
 
 // mergeIndexes merges sources, bottom first, into an index whose layers are diffIDs.
@@ -95,27 +100,30 @@ func (m *merger) layer(src int32, r *record) uint16 {
 	return uint16(m.base + int(src) - 1)
 }
 
+// checkLayer makes sure that the layer of a candidate is one of the output's.
+func (m *merger) checkLayer(c *candidate) error {
+	if n := m.layer(c.src, &c.record); int(n) >= len(m.out.layers) {
+		return m.sources[c.src].damage("record %d is of layer %d", c.rec, n)
+	}
+	return nil
+}
+
 // run emits the root and then the children of every directory.
 func (m *merger) run() error {
 	var dirs [][]at // dirs[i] has the directories, top first, that the i-th output directory is merged from
 	var numbers []uint32
-	root := make([]candidate, 0, len(m.sources))
-	for i := len(m.sources) - 1; i >= 0; i-- {
-		c := candidate{at: at{src: int32(i)}}
-		if err := m.sources[i].record(0, &c.record); err != nil {
-			return err
-		}
-		root = append(root, c)
-	}
-	attrs, parts := combine(root)
-	if attrs == nil || len(parts) == 0 {
-		return errors.New("the root of the image is no directory")
-	}
-	no, err := m.emit(*attrs, 0, nil)
+	root, err := m.roots(0, int32(len(m.sources)))
 	if err != nil {
 		return err
 	}
-	dirs, numbers = append(dirs, parts), append(numbers, no)
+	if !root.found || len(root.parts) == 0 {
+		return errors.New("the root of the image is no directory")
+	}
+	no, err := m.emit(root.attrs, 0, nil)
+	if err != nil {
+		return err
+	}
+	dirs, numbers = append(dirs, root.parts), append(numbers, no)
 	for i := 0; i < len(dirs); i++ {
 		parts, d := dirs[i], numbers[i]
 		dirs[i] = nil
@@ -124,24 +132,30 @@ func (m *merger) run() error {
 		}
 		first := uint64(len(m.out.records))
 		subdirs := uint32(0)
-		for rest := m.cands; len(rest) > 0; {
+		for rest := m.keys; len(rest) > 0; {
 			n := 1
-			for n < len(rest) && rest[n].cookie == rest[0].cookie && string(rest[n].name) == string(rest[0].name) {
+			for n < len(rest) && rest[n].cookie == rest[0].cookie {
 				n++
 			}
-			group := rest[:n]
+			same := rest[:n]
 			rest = rest[n:]
-			attrs, parts := combine(group)
-			if attrs == nil {
-				continue
-			}
-			no, err := m.emit(*attrs, d, group[0].name)
-			if err != nil {
-				return err
-			}
-			if len(parts) > 0 {
-				dirs, numbers = append(dirs, parts), append(numbers, no)
-				subdirs++
+			for len(same) > 0 {
+				var c combined
+				var name []byte
+				if name, same, err = m.group(same, &c); err != nil {
+					return err
+				}
+				if !c.found {
+					continue
+				}
+				no, err := m.emit(c.attrs, d, name)
+				if err != nil {
+					return err
+				}
+				if len(c.parts) > 0 {
+					dirs, numbers = append(dirs, c.parts), append(numbers, no)
+					subdirs++
+				}
 			}
 		}
 		r := &m.out.records[d]
@@ -150,9 +164,9 @@ func (m *merger) run() error {
 	return nil
 }
 
-// gather sets cands to the children of the directories, sorted by name and, for the same name, top first.
+// gather sets keys to the children of the directories, sorted by cookie and, for the same cookie, top first.
 func (m *merger) gather(parts []at) error {
-	m.cands = m.cands[:0]
+	m.keys = m.keys[:0]
 	for _, p := range parts {
 		s := m.sources[p.src]
 		var dr record
@@ -164,63 +178,104 @@ func (m *merger) gather(parts []at) error {
 			return err
 		}
 		for i := first; i < end; i++ {
-			c := candidate{at: at{p.src, i}}
-			if err := s.child(p.rec, i, &c.record); err != nil {
+			var r record
+			if err := s.child(p.rec, i, &r); err != nil {
 				return err
 			}
-			if c.name, err = s.checkedName(&c.record); err != nil {
-				return err
-			}
-			c.cookie = c.record.cookie
-			m.cands = append(m.cands, c)
+			m.keys = append(m.keys, key{r.cookie, at{p.src, i}})
 		}
 	}
 	if len(parts) > 1 {
-		slices.SortFunc(m.cands, func(x, y candidate) int {
-			return cmp.Or(cmp.Compare(x.cookie, y.cookie), strings.Compare(string(x.name), string(y.name)), cmp.Compare(y.src, x.src))
+		slices.SortFunc(m.keys, func(x, y key) int {
+			return cmp.Or(cmp.Compare(x.cookie, y.cookie), cmp.Compare(y.src, x.src))
 		})
 	}
 	return nil
 }
 
-// combine applies the rules between layers to what the sources have under one name, top first. It returns the entry
-// whose attributes count, nil if the name is deleted, and for a directory what it is merged from, top first.
-func combine(group []candidate) (attrs *candidate, parts []at) {
-	opaque := false
-	for i := range group {
-		c := &group[i]
-		if c.flags&flagWhiteout != 0 {
-			break
+// group combines the candidates for the name of the first key. It returns those with another name: their cookies are the
+// same by chance, or by malice.
+func (m *merger) group(keys []key, c *combined) (name []byte, others []key, err error) {
+	m.others = m.others[:0]
+	more := true
+	for i, k := range keys {
+		s := m.sources[k.src]
+		cand := candidate{at: k.at}
+		if err := s.record(k.rec, &cand.record); err != nil {
+			return nil, nil, err
 		}
-		if c.mode&unix.S_IFMT != unix.S_IFDIR || c.flags&flagLink != 0 {
-			// A directory above replaces this, and this hides what is below.
-			if len(parts) == 0 {
-				attrs = c
+		n, err := s.name(&cand.record)
+		if err != nil {
+			return nil, nil, err
+		}
+		if i == 0 {
+			if name, err = s.checkedName(&cand.record); err != nil {
+				return nil, nil, err
 			}
-			break
+		} else if string(n) != string(name) {
+			m.others = append(m.others, k)
+			continue
 		}
-		// The attributes of a directory that has no header are those of the one below, even if its content is hidden. If
-		// no layer has a header, the lowest has made it.
-		if attrs == nil || attrs.flags&flagImplied != 0 {
-			attrs = c
+		if more {
+			more = c.add(&cand)
 		}
-		if !opaque {
-			parts = append(parts, c.at)
+	}
+	return name, slices.Clone(m.others), nil
+}
+
+// combined is what the sources have under one name, by the rules between layers.
+type combined struct {
+	found  bool      // the name is there
+	attrs  candidate // whose attributes count
+	parts  []at      // what a directory is merged from, top first; else empty
+	opaque bool      // only attributes are still missing
+}
+
+// add adds what the next lower source has. False if nothing below matters.
+func (c *combined) add(n *candidate) (more bool) {
+	if n.flags&flagWhiteout != 0 {
+		return false
+	}
+	if n.mode&unix.S_IFMT != unix.S_IFDIR || n.flags&flagLink != 0 {
+		// A directory above replaces this, and this hides what is below.
+		if !c.found {
+			c.found, c.attrs = true, *n
 		}
-		if c.flags&flagReplaces != 0 {
-			break
+		return false
+	}
+	// The attributes of a directory that has no header are those of the one below, even if its content is hidden. If no
+	// layer has a header, the lowest has made it.
+	if !c.found || c.attrs.flags&flagImplied != 0 {
+		c.found, c.attrs = true, *n
+	}
+	if !c.opaque {
+		c.parts = append(c.parts, n.at)
+	}
+	c.opaque = c.opaque || n.flags&flagOpaque != 0
+	return n.flags&flagReplaces == 0 && (!c.opaque || c.attrs.flags&flagImplied != 0)
+}
+
+// roots combines the roots of sources[from:to].
+func (m *merger) roots(from, to int32) (combined, error) {
+	var c combined
+	for i := to - 1; i >= from; i-- {
+		cand := candidate{at: at{src: i}}
+		if err := m.sources[i].record(0, &cand.record); err != nil {
+			return c, err
 		}
-		opaque = opaque || c.flags&flagOpaque != 0
-		if opaque && attrs.flags&flagImplied == 0 {
+		if !c.add(&cand) {
 			break
 		}
 	}
-	return attrs, parts
+	return c, nil
 }
 
 // emit writes the record of an entry of a source under a name.
 func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 	cookie := c.cookie
+	if err := m.checkLayer(&c); err != nil {
+		return 0, err
+	}
 	linked := c.flags&flagLink != 0
 	if linked {
 		target, err := m.resolve(c)
@@ -228,6 +283,9 @@ func (m *merger) emit(c candidate, parent uint32, name []byte) (uint32, error) {
 			return 0, fmt.Errorf("hard link %q in layer %s: %w", name, m.out.layers[m.layer(c.src, &c.record)], err)
 		}
 		c = target
+		if err := m.checkLayer(&c); err != nil {
+			return 0, err
+		}
 		m.linked[origin{src: c.src, ino: c.ino}] = true
 	}
 	s := m.sources[c.src]
@@ -308,48 +366,38 @@ func (m *merger) resolve(c candidate) (candidate, error) {
 
 // find looks a path up in what sources[from:to] are merged.
 func (m *merger) find(path string, from, to int32) (candidate, error) {
-	var parts []at
-	for i := to - 1; i >= from; i-- {
-		parts = append(parts, at{src: i})
+	dir, err := m.roots(from, to)
+	if err != nil {
+		return candidate{}, err
 	}
-	// An opaque root ends the list; roots are always directories.
-	var roots []candidate
-	for _, p := range parts {
-		c := candidate{at: p}
-		if err := m.sources[p.src].record(0, &c.record); err != nil {
-			return c, err
-		}
-		roots = append(roots, c)
-	}
-	_, parts = combine(roots)
-	var found candidate
 	for rest := path; rest != ""; {
 		var name string
 		name, rest, _ = strings.Cut(rest, "/")
-		var group []candidate
-		for _, p := range parts {
+		var c combined
+		for _, p := range dir.parts {
 			s := m.sources[p.src]
-			c := candidate{at: at{src: p.src}}
+			cand := candidate{at: at{src: p.src}}
 			var dr record
 			err := s.record(p.rec, &dr)
 			if err == nil {
-				c.rec, err = s.lookup(p.rec, &dr, name, &c.record)
+				cand.rec, err = s.lookup(p.rec, &dr, name, &cand.record)
 			}
 			if errors.Is(err, unix.ENOENT) {
 				continue
 			}
 			if err != nil {
-				return c, err
+				return cand, err
 			}
-			group = append(group, c)
+			if !c.add(&cand) {
+				break
+			}
 		}
-		attrs, dirs := combine(group)
-		if attrs == nil || rest != "" && len(dirs) == 0 {
-			return found, unix.ENOENT
+		if !c.found || rest != "" && len(c.parts) == 0 {
+			return candidate{}, unix.ENOENT
 		}
-		found, parts = *attrs, dirs
+		dir = c
 	}
-	return found, nil
+	return dir.attrs, nil
 }
 
 // number gives every inode its number and counts its links.

@@ -262,13 +262,20 @@ func (p *puller) layer(ctx context.Context, i int, dir string) error {
 		return err
 	}
 	d := p.manifest.Layers[i]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	blob, err := openBlob(ctx, p.repo, d.Digest, d.Size)
 	if err != nil {
 		return err
 	}
-	defer blob.Close()
 	p.tell(i, 0, LayerDownloading)
 	v := newVerifier(blob, d, func(done int64) { p.tell(i, done, LayerDownloading) })
+	// The goroutine of ingest may be reading still: no more after this, and no progress either.
+	defer func() {
+		cancel()
+		v.stop()
+		blob.Close()
+	}()
 	diffID, _, err := ingest(ctx, v, dir)
 	var own *storeError
 	if errors.As(err, &own) || ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strconv"
@@ -203,8 +204,9 @@ func TestPullRefusesLies(t *testing.T) {
 		{"layer cut off", nil, func(w writer, r request, b []byte) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 			w.Write(b[:len(b)/2])
+			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
-		}, "", "layer 1 of 5 (sha256:"},
+		}, "", "the download broke off after"},
 		{"layer too short", nil, func(w writer, r request, b []byte) { w.(http.Flusher).Flush(); w.Write(b[:len(b)-1]) }, "", "bytes of it, the manifest says"},
 		{"layer too long", nil, func(w writer, r request, b []byte) { w.(http.Flusher).Flush(); w.Write(append(bytes.Clone(b), 0)) }, "", "bytes of it, the manifest says"},
 		{"layer's length", nil, func(w writer, r request, b []byte) { w.Write(append(bytes.Clone(b), "more"...)) }, "", "bytes of it, the manifest says"},
@@ -423,6 +425,62 @@ func TestPullErrors(t *testing.T) {
 			}
 			checkEmpty(t, s)
 		})
+	}
+}
+
+// TestCredentials pulls from a registry that wants a password and keeps its blobs on another host.
+func TestCredentials(t *testing.T) {
+	const user, password = "someone", "secret"
+	tars := someTars(t)
+	i := makeImage(t, tars)
+	var leaked atomic.Int32
+	blobs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			leaked.Add(1)
+		}
+		for _, b := range i.blobs {
+			if strings.HasSuffix(r.URL.Path, string(digest.FromBytes(b))) {
+				w.Write(b)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer blobs.Close()
+	var strict atomic.Bool
+	host := testRegistry(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strict.Load() {
+			return false
+		}
+		if u, p, ok := r.BasicAuth(); !ok || u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		if strings.Contains(r.URL.Path, "/blobs/") && !strings.HasSuffix(r.URL.Path, string(i.manifest.Config.Digest)) {
+			http.Redirect(w, r, blobs.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	})
+	i.push(t, host+"/private:1")
+	strict.Store(true)
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	s := openStore(t)
+	if _, err := s.Pull(context.Background(), host+"/private:1", PullOptions{}); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("without a password: %v", err)
+	}
+	config := fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, host, user, password)
+	if err := os.WriteFile(dir+"/config.json", []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := mustPull(t, s, host+"/private:1", PullOptions{})
+	if d := diffSnapshots(imageSnapshot(t, got), stacked(t, tars)); d != "" {
+		t.Error(d)
+	}
+	if leaked.Load() > 0 {
+		t.Error("the password was sent to the host that has the blobs")
 	}
 }
 

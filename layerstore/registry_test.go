@@ -87,7 +87,6 @@ type testImage struct {
 	manifest ocispec.Manifest
 	extra    map[string]any // of the manifest
 	rawConf  []byte         // instead of config
-	docker   bool
 }
 
 // compression makes a blob of a tar.

@@ -4,6 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -150,4 +153,46 @@ func TestImageBranchSuite(t *testing.T) {
 		}
 		return b
 	})
+}
+
+// sparseTar is what GNU tar --sparse makes of a file with a hole.
+func sparseTar(t testing.TB, format string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	f, err := os.Create(dir + "/sparse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("end"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := exec.Command("tar", "--sparse", "--format="+format, "-C", dir, "-c", "sparse").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// endlessHeaders is an archive that goes on with PAX headers and never comes to an entry.
+func endlessHeaders() []byte {
+	var one bytes.Buffer
+	w := tar.NewWriter(&one)
+	h := tar.Header{Typeflag: tar.TypeReg, Name: "x", Format: tar.FormatPAX, PAXRecords: map[string]string{"comment": strings.Repeat("c", 900_000)}}
+	if err := w.WriteHeader(&h); err != nil {
+		panic(err)
+	}
+	pax := one.Bytes()[:one.Len()-512] // without the entry that it is for
+	return bytes.Repeat(pax, 20)
+}
+
+func mustJSON(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -57,6 +57,13 @@ func (v *verifier) read(p []byte) (int, error) {
 	return n, err
 }
 
+// stop waits for a read that is going on. None succeeds after.
+func (v *verifier) stop() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.finished = true
+}
+
 // finish reads the rest and says what is wrong with the blob. No other read succeeds after.
 func (v *verifier) finish() error {
 	v.mu.Lock()

@@ -43,6 +43,7 @@ func (p *containerInit) startCommand(r *rootfs) (int, error) {
 			return 0, fmt.Errorf("giving the terminal to user %d: %w", who.UID, err)
 		}
 	}
+	giveStreams(stdio, who)
 	umask := 0o022
 	if who.Umask != nil {
 		umask = int(*who.Umask)
@@ -64,6 +65,17 @@ func (p *containerInit) startCommand(r *rootfs) (int, error) {
 		}
 	}
 	return pid, unix.Chdir("/")
+}
+
+// giveStreams makes the command's user the owner of those of its streams that are pipes, so that they can open
+// /dev/stdout. A file or a terminal of the host keeps its owner. That it may fail doesn't matter.
+func giveStreams(stdio []*os.File, who *account) {
+	for _, f := range stdio {
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && fs.Type == unix.PIPEFS_MAGIC {
+			_ = f.Chown(int(who.UID), -1)
+		}
+	}
 }
 
 // fork executes the command in a child of a thread that is made for it: what the thread gives up, the child has not,

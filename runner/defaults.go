@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -90,6 +91,19 @@ func checkSpec(spec *specs.Spec) error {
 		}
 		if ns.Type == specs.TimeNamespace {
 			return errors.New("time namespaces are not supported")
+		}
+	}
+	for key := range spec.Linux.Sysctl {
+		if err := checkSysctl(spec, key); err != nil {
+			return err
+		}
+	}
+	for _, m := range spec.Mounts {
+		if !path.IsAbs(m.Destination) {
+			return fmt.Errorf("mounting at %q: give an absolute path", m.Destination)
+		}
+		if o := parseMountOptions(m.Options); (o.bind || m.Type == "bind") && !path.IsAbs(m.Source) {
+			return fmt.Errorf("mounting %q at %s: give an absolute path", m.Source, m.Destination)
 		}
 	}
 	if _, err := capabilityMask(spec.Process.Capabilities); err != nil {

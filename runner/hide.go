@@ -4,18 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
 // writeSysctls sets the specification's kernel parameters, in the container's own /proc and by descriptor, so that no
-// other file can be written in their place (CVE-2025-52881). The kernel lets a user namespace set only what belongs to
-// its own namespaces.
+// other file can be written in their place (CVE-2025-52881).
 func (r *rootfs) writeSysctls() error {
 	for key, value := range r.cfg.Spec.Linux.Sysctl {
 		if r.proc < 0 {
 			return errors.New("kernel parameters need a /proc in the container")
+		}
+		// Again, since the description can have been changed on disk.
+		if err := checkSysctl(r.cfg.Spec, key); err != nil {
+			return err
 		}
 		name := path.Join("sys", path.Join("/", strings.ReplaceAll(key, ".", "/")))
 		fd, err := openPlain(r.proc, name, unix.O_WRONLY)
@@ -27,6 +32,28 @@ func (r *rootfs) writeSysctls() error {
 		if err != nil {
 			return fmt.Errorf("setting the kernel parameter %s to %q: %w", key, value, err)
 		}
+	}
+	return nil
+}
+
+// checkSysctl refuses parameters that aren't the container's own. The kernel doesn't: where root runs the container, the
+// whole host's are files that its root owns.
+func checkSysctl(spec *specs.Spec, key string) error {
+	key = strings.ReplaceAll(key, "/", ".")
+	ofIPC := []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}
+	var kind specs.LinuxNamespaceType
+	switch {
+	case slices.Contains(ofIPC, key) || strings.HasPrefix(key, "fs.mqueue."):
+		kind = specs.IPCNamespace
+	case strings.HasPrefix(key, "net."):
+		kind = specs.NetworkNamespace
+	case key == "kernel.domainname" || key == "kernel.hostname":
+		return fmt.Errorf("kernel parameter %s: set the host or domain name instead", key)
+	default:
+		return fmt.Errorf("kernel parameter %s is the whole host's, not a container's", key)
+	}
+	if !hasNewNamespace(spec, kind) {
+		return fmt.Errorf("kernel parameter %s: the container shares the host's %s namespace", key, kind)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,6 +22,7 @@ import (
 type containerInit struct {
 	cfg     initConfig
 	wire    *wire
+	ready   chan struct{}  // closed when the terminal is set up
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
 }
@@ -33,7 +35,7 @@ func runInit() int {
 		return exitOurs
 	}
 	setCommandName("unionfs-init")
-	p := &containerInit{wire: &wire{fd: initWireFD}, signals: make(chan os.Signal, 64)}
+	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64)}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
 	command, err := p.setUp()
@@ -48,14 +50,18 @@ func runInit() int {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
+	var once sync.Once
 	for {
 		m, fds, err := p.wire.recv()
 		closeAll(fds)
 		if err != nil {
 			os.Exit(exitUnknown)
 		}
-		if m.Kind == msgSignal {
+		switch m.Kind {
+		case msgSignal:
 			p.signals <- syscall.Signal(m.Signal)
+		case msgReady:
+			once.Do(func() { close(p.ready) })
 		}
 	}
 }
@@ -96,6 +102,7 @@ func (p *containerInit) setUp() (int, error) {
 		if err := p.wire.send(message{Kind: msgConsole}, int(r.master.Fd())); err != nil {
 			return 0, fmt.Errorf("handing over the terminal: %w", err)
 		}
+		<-p.ready // its size, before the command asks for it
 	}
 	pid, err := p.startCommand(r)
 	if err != nil {

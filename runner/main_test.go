@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 
@@ -117,16 +118,23 @@ func removeContainer(args []string) (int, error) {
 const testUID = 4242
 
 // enterWorld makes this process, which is root, an ordinary user's. /etc/passwd, group, subuid and subgid are replaced in
-// a mount namespace of its own only. The first argument says how: "ranges" or "single".
+// a mount namespace of its own only. The first argument says how: "ranges",
+// "single", "uids" (subordinate user IDs only), or "none" (no user namespaces).
 func enterWorld(args []string) (int, error) {
 	files := map[string]string{
 		"passwd": "root:x:0:0:root:/root:/bin/sh\ntester:x:4242:4242:Tester:/:/bin/sh\n",
 		"group":  "root:x:0:\ntester:x:4242:\n",
 		"subuid": "", "subgid": "",
 	}
-	if args[0] == "ranges" {
-		files["subuid"] = "someone:100000:65536\ntester:200000:65536\n"
-		files["subgid"] = files["subuid"]
+	const ranges = "someone:100000:65536\ntester:200000:65536\n"
+	switch args[0] {
+	case "ranges":
+		files["subuid"], files["subgid"] = ranges, ranges
+	case "uids":
+		files["subuid"] = ranges
+	case "none":
+		// In a user namespace of its own, whose limit on user namespaces is then zero.
+		return forbidNamespaces(args[1:])
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return exitOurs, err
@@ -159,5 +167,35 @@ func enterWorld(args []string) (int, error) {
 		return exitOurs, err
 	}
 	os.Setenv("HOME", "/")
+	return exitOurs, unix.Exec(selfExe, append([]string{os.Args[0]}, args[1:]...), os.Environ())
+}
+
+// forbidNamespaces goes on as a user who may not make user namespaces.
+func forbidNamespaces(args []string) (int, error) {
+	if args[0] != "limited" {
+		cmd := exec.Command(selfExe, append([]string{"test-world", "none", "limited"}, args...)...)
+		cmd.Args[0] = os.Args[0]
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:                 unix.CLONE_NEWUSER,
+			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 10000}},
+			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 10000}},
+			GidMappingsEnableSetgroups: true,
+		}
+		err := cmd.Run()
+		if cmd.ProcessState != nil {
+			return cmd.ProcessState.ExitCode(), nil
+		}
+		return exitOurs, err
+	}
+	if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+		return exitOurs, err
+	}
+	if err := syscall.Setgid(testUID); err != nil {
+		return exitOurs, err
+	}
+	if err := syscall.Setuid(testUID); err != nil {
+		return exitOurs, err
+	}
 	return exitOurs, unix.Exec(selfExe, append([]string{os.Args[0]}, args[1:]...), os.Environ())
 }

@@ -5,32 +5,35 @@ import (
 	"io"
 	"os"
 
-	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // relay copies between the caller's streams and the master of the container's terminal, for as long as the container
 // runs. A nil relay does nothing.
 type relay struct {
 	master *os.File
-	caller console.Console // the caller's terminal, in raw mode; nil if there is none
-	size   console.Console // where the size is taken from; nil if nowhere
-	done   chan struct{}   // closed when all output is copied
+	size   *os.File      // the caller's terminal that the size is taken from; nil if there is none
+	raw    *os.File      // the caller's terminal that is in raw mode; nil if there is none
+	before *term.State   // of raw
+	done   chan struct{} // closed when all output is copied
 }
 
 // startRelay takes over the master.
 func startRelay(master *os.File, o RunOptions) (*relay, error) {
 	r := &relay{master: master, done: make(chan struct{})}
-	if c, err := console.ConsoleFromFile(o.Stdin); err == nil {
-		r.size = c
-		if o.Interactive {
-			if err := c.SetRaw(); err != nil {
-				return nil, fmt.Errorf("setting the terminal to raw mode: %w", err)
-			}
-			r.caller = c
+	for _, f := range []*os.File{o.Stdin, o.Stdout} {
+		if r.size == nil && isTerminal(f) {
+			r.size = f
 		}
-	} else if c, err := console.ConsoleFromFile(o.Stdout); err == nil {
-		r.size = c
+	}
+	if o.Interactive && isTerminal(o.Stdin) {
+		// Wholly raw: the container's own terminal does all the processing, of input and output.
+		before, err := term.MakeRaw(int(o.Stdin.Fd()))
+		if err != nil {
+			return nil, fmt.Errorf("setting the terminal to raw mode: %w", err)
+		}
+		r.raw, r.before = o.Stdin, before
 	}
 	r.resize()
 	if o.Interactive {
@@ -44,10 +47,12 @@ func startRelay(master *os.File, o RunOptions) (*relay, error) {
 	return r, nil
 }
 
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
 // copyIn passes input on. An input that is no terminal ends with the character that ends a terminal's.
 func (r *relay) copyIn(stdin *os.File) {
 	_, err := io.Copy(struct{ io.Writer }{r.master}, struct{ io.Reader }{stdin})
-	if err == nil && r.caller == nil {
+	if err == nil && r.raw == nil {
 		_, _ = r.master.Write([]byte{endOfTransmission})
 	}
 }
@@ -59,13 +64,11 @@ func (r *relay) resize() {
 	if r == nil || r.size == nil {
 		return
 	}
-	size, err := r.size.Size()
+	width, height, err := term.GetSize(int(r.size.Fd()))
 	if err != nil {
 		return
 	}
-	_ = withFD(r.master, func(fd int) error {
-		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
-	})
+	_ = unix.IoctlSetWinsize(int(r.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(height), Col: uint16(width)})
 }
 
 // finish waits until the output that the container left is copied, and gives the caller's terminal back as it was.
@@ -74,21 +77,8 @@ func (r *relay) finish() {
 		return
 	}
 	<-r.done
-	if r.caller != nil {
-		_ = r.caller.Reset()
+	if r.raw != nil {
+		_ = term.Restore(int(r.raw.Fd()), r.before)
 	}
 	r.master.Close()
-}
-
-// withFD calls f with the descriptor of file, without putting it into blocking mode as file.Fd would.
-func withFD(file *os.File, f func(fd int) error) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var ferr error
-	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
-	}
-	return ferr
 }

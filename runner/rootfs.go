@@ -161,7 +161,7 @@ func (r *rootfs) mount(m specs.Mount) error {
 // attach puts a mount on a place in the root, which it makes if it is missing.
 func (r *rootfs) attach(mnt int, destination string, dir bool) error {
 	target, made, err := targetInRoot(r.root, destination, dir)
-	r.made = append(r.made, made...)
+	r.note(made)
 	if err != nil {
 		return fmt.Errorf("opening the mount point in the root: %w", err)
 	}
@@ -176,6 +176,17 @@ func (r *rootfs) attach(mnt int, destination string, dir bool) error {
 		return err
 	}
 	return nil
+}
+
+// note remembers those of the paths made that are in the root itself, rather than in what is mounted on it.
+func (r *rootfs) note(made []string) {
+	for _, p := range made {
+		fd, err := openat2(r.root, p, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+		if err == nil {
+			unix.Close(fd)
+			r.made = append(r.made, p)
+		}
+	}
 }
 
 // notThroughLink refuses a mount point on /proc or /sys that was not asked for as such: an image that has a link there
@@ -228,7 +239,7 @@ func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
 	if errors.Is(err, unix.ENOENT) {
 		var made []string
 		target, made, err = targetInRoot(r.root, dest, true)
-		r.made = append(r.made, made...)
+		r.note(made)
 	}
 	if err != nil {
 		return fmt.Errorf("%s in the image is not a plain directory: %w", dest, err)

@@ -150,6 +150,7 @@ func (r *run) follow() (message, error) {
 				return m, err
 			}
 			r.relay = relay
+			_ = r.wire.send(message{Kind: msgReady})
 		case m.Kind == msgExited:
 			closeAll(fds)
 			return m, nil

@@ -185,7 +185,9 @@ func (s *supervisor) wait(p *initProcess) outcome {
 		}
 		switch m.Kind {
 		case msgConsole:
-			if s.caller != nil && len(fds) == 1 {
+			if s.caller == nil {
+				_ = p.wire.send(message{Kind: msgReady})
+			} else if len(fds) == 1 {
 				_ = s.caller.send(m, fds...)
 			}
 		case msgStarted:
@@ -255,8 +257,11 @@ func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 					s.end()
 					return
 				}
-				if m.Kind == msgSignal {
+				switch m.Kind {
+				case msgSignal:
 					s.signal(unix.Signal(m.Signal))
+				case msgReady:
+					s.ready()
 				}
 			}
 		}()
@@ -280,6 +285,15 @@ func (s *supervisor) signal(sig unix.Signal) {
 		if s.init != nil {
 			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
 		}
+	}
+}
+
+// ready tells the init that the terminal that it handed over is set up.
+func (s *supervisor) ready() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.init != nil && !s.finished {
+		_ = s.init.wire.send(message{Kind: msgReady})
 	}
 }
 

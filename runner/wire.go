@@ -15,10 +15,12 @@ import (
 // descriptors it carries. The end of a process is the end of the stream for the others.
 //
 //	P0 → P1   signal        pass the signal on to the command
+//	          ready         the terminal has its size, and the caller's is in raw mode: the command may start
 //	P1 → P0   console       + the terminal's master
 //	          started       the command runs
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
 //	P1 → P2   signal
+//	          ready         the answer to console
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
@@ -26,6 +28,7 @@ import (
 const (
 	msgSignal  = "signal"
 	msgConsole = "console"
+	msgReady   = "ready"
 	msgStarted = "started"
 	msgFailed  = "failed"
 	msgExited  = "exited"

@@ -38,7 +38,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			},
 		},
 		Commands: []*cli.Command{
-			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(),
+			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			mountCommand(), umountCommand(),
 			versionCommand(), superviseCommand(),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -40,6 +41,10 @@ func startMountServer() error {
 			args = append(args[:i+1:i+1], append([]string{"--" + readyFlag, "3"}, args[i+1:]...)...)
 			break
 		}
+	}
+	// What we inherited, a pipe that somebody waits on perhaps, is not for a process that stays.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("starting the server of the mount: close_range: %w", err)
 	}
 	server := exec.Command("/proc/self/exe", args...)
 	server.Args[0] = "unionfs"

@@ -37,7 +37,9 @@ func printRows[R row](c *cli.Context, header []string, rows []R) error {
 		return nil
 	case "table":
 		table := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
-		writeLine(table, header)
+		if header != nil {
+			writeLine(table, header)
+		}
 		for _, r := range rows {
 			writeLine(table, r.columns())
 		}

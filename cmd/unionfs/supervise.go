@@ -84,16 +84,23 @@ func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, er
 	if err != nil {
 		return nil, err
 	}
-	var lower cow.Branch
-	if container.Image() == hostImage {
-		lower, err = hostBranch(root, owners.UIDs == nil)
-	} else {
-		lower, err = openImage(root, container.Spec.Annotations[annotationImageID])
-	}
+	lower, err := containerBranch(root, container)
 	if err != nil {
 		return nil, err
 	}
 	return cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
+}
+
+// containerBranch opens what is below a container's upper branch.
+func containerBranch(root string, container *runner.Container) (cow.Branch, error) {
+	if container.Image() == hostImage {
+		owners, err := ownerPolicy()
+		if err != nil {
+			return nil, err
+		}
+		return hostBranch(root, owners.UIDs == nil)
+	}
+	return openImage(root, container.Spec.Annotations[annotationImageID])
 }
 
 // ownerPolicy lets a union show only the owners that have an ID in this process's user namespace: the kernel refuses
