@@ -178,6 +178,9 @@ func (s *Store) publishImage(a *attempt, n newImage) (*Image, error) {
 	if err := a.publishJSON(n.record, imagesDir, id.Encoded()); err != nil {
 		return nil, err
 	}
+	if err := s.unmark(id); err != nil {
+		return nil, err
+	}
 	for _, r := range n.names {
 		r.Image = id
 		parsed, err := r.reference()

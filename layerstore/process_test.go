@@ -371,11 +371,11 @@ func TestImageInUseByAnotherProcess(t *testing.T) {
 	if d := diffSnapshots(imageSnapshot(t, i), stacked(t, [][]byte{tarOf(t, reg("a", "1"))})); d != "" {
 		t.Error(d)
 	}
-	// Killed, it uses nothing.
+	// Killed, it uses nothing, and the space comes back with the next command.
 	cmd.Process.Kill()
 	cmd.Wait()
-	if freed, err := s.Prune(); err != nil || freed == 0 {
-		t.Errorf("Prune freed %d bytes, %v", freed, err)
+	if _, err := Open(s.Root()); err != nil {
+		t.Error(err)
 	}
 	checkEmpty(t, s)
 }

@@ -56,6 +56,9 @@ func Open(root string) (*Store, error) {
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("opening image store %s: %w", root, err)
 	}
+	if err := s.reap(); err != nil {
+		return nil, fmt.Errorf("opening image store %s: %w", root, err)
+	}
 	return s, nil
 }
 
