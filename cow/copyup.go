@@ -70,20 +70,20 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	n.mu.RLock()
-	done := n.inUpper
-	n.mu.RUnlock()
-	if done {
+	if n.whole() {
 		return nil
 	}
 	lock := &u.copying[n.id%uint64(len(u.copying))]
 	lock.Lock()
 	defer lock.Unlock()
-	n.mu.RLock()
-	done = n.inUpper
-	n.mu.RUnlock()
-	if done {
+	if n.whole() {
 		return nil
+	}
+	n.mu.RLock()
+	inUpper := n.inUpper
+	n.mu.RUnlock()
+	if inUpper {
+		return u.complete(n, size)
 	}
 
 	var low Attr
@@ -162,7 +162,7 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64, copyAll boo
 }
 
 func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool) error {
-	data, err := n.low.dir.Open(n.low.entry)
+	data, err := u.lowerData(n)
 	if err != nil {
 		return err
 	}

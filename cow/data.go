@@ -61,7 +61,7 @@ func (u *Union) Data(n *Node) (File, error) { return u.open(n, false) }
 
 // WriteFD returns the descriptor by which a regular file is written to; it copies the file up first.
 func (u *Union) WriteFD(n *Node) (File, error) {
-	if err := u.copyUp(n, math.MaxInt64); err != nil {
+	if err := u.copyUp(n, wholeSize); err != nil {
 		return File{}, err
 	}
 	return u.open(n, true)
@@ -91,7 +91,7 @@ func (u *Union) open(n *Node, write bool) (File, error) {
 		return File{FD: p.fd, Size: math.MaxInt64, part: p}, nil
 	}
 	var d *descriptor
-	if n.inUpper {
+	if n.inUpper && !n.meta {
 		p, err := u.at(n)
 		if err != nil {
 			return File{}, err
@@ -104,7 +104,7 @@ func (u *Union) open(n *Node, write bool) (File, error) {
 		if write {
 			return File{}, unix.EIO // the caller copies up first
 		}
-		data, err := n.low.dir.Open(n.low.entry)
+		data, err := u.lowerData(n)
 		if err != nil {
 			return File{}, err
 		}

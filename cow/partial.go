@@ -348,7 +348,7 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 	if err := p.makeRecord(path, low); err != nil {
 		return nil, fmt.Errorf("recording a copy-up: %w", err)
 	}
-	if p.low, err = n.low.dir.Open(n.low.entry); err == nil {
+	if p.low, err = u.lowerData(n); err == nil {
 		err = unix.Linkat(u.upper.fresh, tmp, u.upper.partial, partialName(p.ino, "data"), 0)
 	}
 	if err == nil && !u.volatile {
@@ -557,11 +557,10 @@ func (u *Union) recoverPartial(number string) error {
 		return err
 	}
 	slash := strings.LastIndexByte(path, '/')
-	dirs, err := u.follow(nil, path[:slash+1], 0)
+	at, err := u.follow(nil, path[:slash+1], 0)
 	if err != nil {
 		return err
 	}
-	at := &directory{sources: dirs}
 	if err := u.loadLower(at); err != nil {
 		return err
 	}
@@ -578,7 +577,7 @@ func (u *Union) recoverPartial(number string) error {
 	if !ok || now.Size != low.Size || now.Mtime != low.Mtime {
 		return fmt.Errorf("%s is not what it was in the lower branches; mount the upper branch over the same lower branches as before", path)
 	}
-	if p.low, err = l.dir.Open(l.entry); err != nil {
+	if p.low, err = u.lowerData(&Node{low: l.source, lowIn: at}); err != nil {
 		return err
 	}
 	defer p.low.Release()

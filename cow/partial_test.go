@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/modeltest"
 )
 
 // largeFile is a union over a lower file that is big enough to be copied up by block, and what the file must hold.
@@ -78,7 +80,7 @@ func (f *largeFile) kill() {
 
 // TestPartialCopyUp writes here and there into a large lower file, while it is copied up in the background, and over kills.
 func TestPartialCopyUp(t *testing.T) {
-	rng := newRand(t)
+	rng := modeltest.NewRand(t)
 	for round := range 8 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			f := newLargeFile(t, rng)
@@ -153,7 +155,7 @@ func mustFD(t *testing.T, f *largeFile) int {
 
 // TestPartialCopyUpKeepsTimes: a chmod of a large lower file changes neither its mtime nor its data, also after the copy-up.
 func TestPartialCopyUpKeepsTimes(t *testing.T) {
-	f := newLargeFile(t, newRand(t))
+	f := newLargeFile(t, modeltest.NewRand(t))
 	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(f.lower[0], "dir", "large"), []unix.Timespec{{Sec: 1}, {Sec: 2}}, 0))
 	var a Attr
 	must(t, f.u.Setattr(f.n, &SetAttr{Valid: SetMode, Mode: 0o600}, &a))
@@ -172,7 +174,7 @@ func TestPartialCopyUpKeepsTimes(t *testing.T) {
 
 // TestPartialCopyUpOfDeletedFile: nothing of it stays.
 func TestPartialCopyUpOfDeletedFile(t *testing.T) {
-	f := newLargeFile(t, newRand(t))
+	f := newLargeFile(t, modeltest.NewRand(t))
 	f.write(5, []byte("x"))
 	dir, _, err := f.walk("/dir")
 	must(t, err)

@@ -35,7 +35,7 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	keep := int64(math.MaxInt64)
+	keep := int64(wholeSize)
 	if s.Valid&SetSize != 0 {
 		if n.isDir() {
 			return unix.EISDIR
