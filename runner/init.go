@@ -59,7 +59,10 @@ func (p *containerInit) followSupervisor() {
 		}
 		switch m.Kind {
 		case msgSignal:
-			p.signals <- syscall.Signal(m.Signal)
+			select {
+			case p.signals <- syscall.Signal(m.Signal):
+			default: // as many wait already as the kernel would keep of them
+			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
 		}

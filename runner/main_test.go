@@ -90,13 +90,12 @@ func superviseOn(args []string) (int, error) {
 		return exitOurs, err
 	}
 	dir := args[2]
-	_ = Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
+	return 0, Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
 		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
 			return nil, err
 		}
 		return func() error { return unix.Unmount(target, 0) }, nil
 	}})
-	return 0, nil // the caller of Run has heard it
 }
 
 func removeContainer(args []string) (int, error) {

@@ -27,7 +27,11 @@ func worlds() []world {
 
 // inEveryWorld runs f as a subtest for root, for a user with subordinate IDs, and for a user with one ID.
 func inEveryWorld(t *testing.T, f func(t *testing.T, w *ward)) {
-	for _, w := range worlds() {
+	inWorlds(t, worlds(), f)
+}
+
+func inWorlds(t *testing.T, which []world, f func(t *testing.T, w *ward)) {
+	for _, w := range which {
 		t.Run(w.name, func(t *testing.T) { f(t, newWard(t, w)) })
 	}
 }
