@@ -30,6 +30,14 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 		return nil, h.status("read", err)
 	}
 	off := int64(in.Offset)
+	if !f.Direct() {
+		got, err := f.ReadAt(buf, off)
+		f.Release()
+		if err != nil {
+			return nil, h.status("read", err)
+		}
+		return fuse.ReadResultVector([][]byte{buf[:got]}), fuse.OK
+	}
 	size := min(int64(len(buf)), f.Size-off)
 	if size >= spliceMin && size <= spliceMax {
 		if size, err = present(&f, off, size); err != nil {

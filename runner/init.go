@@ -55,7 +55,7 @@ func (p *containerInit) followSupervisor() {
 		m, fds, err := p.wire.recv()
 		closeAll(fds)
 		if err != nil {
-			os.Exit(exitUnknown)
+			unix.Exit(exitUnknown)
 		}
 		switch m.Kind {
 		case msgSignal:

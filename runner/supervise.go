@@ -29,7 +29,7 @@ type Hooks struct {
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
-const orphanGrace = 10 * time.Second
+const orphanGrace = 5 * time.Second
 
 // Supervise is the supervisor, P1, of the container, from its start to its end. It is called in the process that
 // [Container.Run] starts, by the arguments in RunOptions.Supervisor. It takes the container's lock, mounts the root, runs

@@ -185,8 +185,8 @@ func TestTerminalHangup(t *testing.T) {
 			return err == nil && st.State == StateRunning
 		})
 		must(t, p.cmd.Process.Kill())
-		eventually(t, "the init is gone", func() bool { return unix.Kill(st.InitPID, 0) == unix.ESRCH })
-		eventually(t, "the supervisor is gone", func() bool { return unix.Kill(st.SupervisorPID, 0) == unix.ESRCH })
+		eventually(t, "the init is gone", func() bool { return gone(st.InitPID) })
+		eventually(t, "the supervisor is gone", func() bool { return gone(st.SupervisorPID) })
 	})
 }
 

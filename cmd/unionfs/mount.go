@@ -206,7 +206,8 @@ func openUnion(c *cli.Context, r mountRequest) (*cow.Union, error) {
 		}
 		o.Lower = append(o.Lower, branch)
 	}
-	if r.work != "" {
+	// With no upper directory, cow.New says so; no work directory should be left of that.
+	if info, err := os.Stat(r.upper); err == nil && info.IsDir() {
 		if err := os.Mkdir(r.work, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			closeAll()
 			return nil, fmt.Errorf("making the work directory: %w", err)
@@ -227,7 +228,7 @@ func checkTarget(r mountRequest) error {
 		return err
 	}
 	if mounted {
-		return errors.New("the target is in use: something is mounted on it; unmount that first, or take another directory")
+		return fmt.Errorf("the target is in use: something is mounted on it; end that (unionfs umount %s) or take another directory", r.target)
 	}
 	for _, branch := range append([]string{r.upper, r.work}, r.lowers...) {
 		if branch == "" {
