@@ -22,7 +22,7 @@ var smallRequests = fs.Options{MaxWrite: 64 << 10, NoWriteback: true}
 // manyFiles is a union with a directory of 20,000 files: half of them in the lower branch, half in the upper.
 func manyFiles(t *testing.T) (b *branches, names []string) {
 	t.Helper()
-	b = newBranches(t)
+	b = branchesInMemory(t)
 	mkdir(t, filepath.Join(b.lower, "dir"))
 	mkdir(t, filepath.Join(b.upper, "dir"))
 	for i := range many {
