@@ -3,6 +3,7 @@ package modeltest
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
@@ -210,5 +211,23 @@ func randomHeld(rng *rand.Rand) Operation {
 			}
 			return "", unix.Fsync(fd)
 		})
+	}
+}
+
+// Whole is a random operation that a crash can't divide on a file system that is itself whole: it holds nothing open and writes
+// no more than the kernel does in one piece.
+func Whole(rng *rand.Rand) Operation {
+	for {
+		if rng.IntN(4) == 0 {
+			path, data, off := Path(rng), []byte("written"), int64(rng.IntN(6))*4096
+			return opened(fmt.Sprintf("write %s %d at %d", path, len(data), off), path, unix.O_WRONLY, func(fd int) error {
+				_, err := unix.Pwrite(fd, data, off)
+				return err
+			})
+		}
+		o := Random(rng)
+		if !strings.HasPrefix(o.What, "write ") && !strings.HasPrefix(o.What, "descriptor ") {
+			return o
+		}
 	}
 }
