@@ -163,7 +163,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, low: low, lowIn: lowIn}
+		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -336,6 +336,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		}), nil
 	}
 	indexed := false
+	var part *partial
 	if a.Nlink > 1 && u.upper != nil && u.upper.hasHardLinks() {
 		var st unix.Stat_t
 		err := statAt(u.upper.index, idName(id), &st)
@@ -344,6 +345,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		if indexed = err == nil; indexed {
 			a.fromStat(&st)
+			part = u.partialOf(st.Ino)
 		}
 	}
 	n := u.obtain(id, dir, func(n *Node) bool {
@@ -355,7 +357,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed}
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed, part: part}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)

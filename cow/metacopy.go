@@ -72,16 +72,11 @@ func (u *Union) below(in *directory, name, redirect string, branch int) (source,
 // complete gives a metadata-only copy in the upper branch its data, of which at most size bytes are wanted. Until the last
 // step, which takes the mark away, the data is read from below.
 func (u *Union) complete(n *Node, size int64) error {
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	n.mu.RLock()
-	p, err := u.at(n)
-	n.mu.RUnlock()
-	if err != nil {
+	var d *descriptor
+	err := u.withPlace(n, func(p place) (err error) {
+		d, err = u.openUpperFile(p, true)
 		return err
-	}
-	defer p.done()
-	d, err := u.openUpperFile(p, true)
+	})
 	if err != nil {
 		return err
 	}
@@ -96,24 +91,32 @@ func (u *Union) complete(n *Node, size int64) error {
 		if err != nil {
 			return err
 		}
-		err = copyData(d.fd, data, size, true, &u.upper.noClone)
+		if !cloneData(d.fd, data, size, &u.upper.noClone) {
+			err = copyData(d.fd, data, size, true)
+		}
 		data.Release()
 		if err != nil {
 			return err
 		}
-	}
-	if err := unix.UtimesNanoAt(p.dir, p.name, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
 	}
 	if !u.volatile {
 		if err := unix.Fdatasync(d.fd); err != nil {
 			return err
 		}
 	}
-	for _, prefix := range [...]string{trustedPrefix, userPrefix} {
-		if err := removexattrAt(p.dir, p.name, prefix+metacopyXattr); err != nil && !noXattr(err) && err != unix.EPERM {
+	err = u.withPlace(n, func(p place) error {
+		if err := unix.UtimesNanoAt(p.dir, p.name, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
+		for _, prefix := range [...]string{trustedPrefix, userPrefix} {
+			if err := removexattrAt(p.dir, p.name, prefix+metacopyXattr); err != nil && !noXattr(err) && err != unix.EPERM {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	n.mu.Lock()
 	n.meta, n.low, n.lowIn = false, source{}, nil
@@ -123,6 +126,20 @@ func (u *Union) complete(n *Node, size int64) error {
 	n.fd = nil
 	n.fdMu.Unlock()
 	return nil
+}
+
+// withPlace calls do with where the upper branch has a node.
+func (u *Union) withPlace(n *Node, do func(place) error) error {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	p, err := u.at(n)
+	if err != nil {
+		return err
+	}
+	defer p.done()
+	return do(p)
 }
 
 // whole reports whether the upper branch has all of a node.

@@ -33,6 +33,7 @@ type Node struct {
 	lowIn   *directory // the directory that low is in
 	meta    bool       // the upper branch has only the metadata, low the data; see metacopy.go
 	dir     *directory
+	part    *partial // set while not all of its data is copied up, and for a while after
 
 	fdMu sync.Mutex
 	fd   *descriptor // guarded by fdMu: for a directory that is in the upper branch, it (O_PATH); for a regular file its data
@@ -116,6 +117,9 @@ func (u *Union) Forget(n *Node, count uint64) {
 		// Nobody else can reach n from here on: what refers to it holds a reference.
 		if n.parked {
 			u.upper.unpark(n.id, n.isDir())
+			if n.part != nil {
+				u.dropPartial(n.part)
+			}
 		}
 		n.fdMu.Lock()
 		u.fds.drop(n.fd)
