@@ -1,11 +1,170 @@
 // Package cow is the union itself: any number of read-only lower branches and at most one writable upper branch, merged
 // into one tree, with copy-up, whiteouts, renames and the difference between the top and the rest. It is a library over
 // directory handles and knows nothing of FUSE, images or containers.
+//
+// Locks, in the order in which they may be taken:
+//
+//  1. Union.copying[i], over a copy-up of one file; never by anything that a reader waits for.
+//  2. Union.tree. Held shared by every operation that finds a file by its place in the tree, and exclusively by Rename
+//     alone; so names and parents of directories stand still during an operation.
+//  3. Node.mu of a directory, then of what is in it: from the root downwards.
+//  4. Node.fdMu, from a file upwards to the root.
+//  5. shard.mu and Descriptors.mu, which are leaves.
+//
+// No lock but the first is held while file data is copied.
 package cow
 
-// Union is a merged tree.
-type Union struct{}
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
 
-// Node is a file of the union that somebody holds: one for all hard links of a file, for as long as its reference count
-// (Lookup, Create and their like add one, Forget takes away) is above zero. The root is always held.
-type Node struct{}
+	"golang.org/x/sys/unix"
+)
+
+// Options says what to merge.
+type Options struct {
+	// Lower are the read-only branches, the top one first. The union closes them.
+	Lower []Branch
+
+	// Upper is the writable directory; with none the union is read only and every change fails with EROFS.
+	Upper string
+
+	// Work is an otherwise unused directory on the file system of Upper. What is prepared there is moved into the
+	// upper branch by one rename. What an interrupted union left there is removed by the next.
+	Work string
+
+	// Owners says which owners the union shows and stores; the zero value, those on disk.
+	Owners OwnerPolicy
+
+	// Volatile leaves out every fsync: for an upper branch that is thrown away after a crash.
+	Volatile bool
+
+	// NoRedirect makes the rename of a directory that lower branches have fail with EXDEV, for upper branches that must
+	// be read by programs that don't know overlay.redirect.
+	NoRedirect bool
+
+	// Descriptors is the cache of open files; nil makes one of the default size.
+	Descriptors *Descriptors
+}
+
+// RootID is the ID of the root directory; FUSE fixes it (FUSE_ROOT_ID).
+const RootID = 1
+
+// Union is a merged tree. All its methods may be called by many goroutines at once. Errors of the file system are
+// [unix.Errno] values or wrap one.
+type Union struct {
+	lowers []Branch
+	owners OwnerPolicy
+	fds    *Descriptors
+
+	volatile, noRedirect bool
+
+	ownFDs bool
+	upper  *upperBranch // nil if read only
+	root   *Node
+
+	partials partials
+
+	tree    sync.RWMutex
+	copying [64]sync.Mutex // by node ID
+	shards  [64]shard
+	spare   atomic.Uint64 // for IDs of files whose own is taken
+}
+
+// shard is a part of the table of live nodes.
+type shard struct {
+	mu    sync.RWMutex
+	nodes map[uint64]*Node // guarded by mu, as is Node.refs
+}
+
+// New merges branches. The error says which branch is at fault and why; the branches are then closed.
+func New(o Options) (_ *Union, err error) {
+	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect}
+	defer func() {
+		if err != nil {
+			u.Close()
+		}
+	}()
+	if len(o.Lower) == 0 && o.Upper == "" {
+		return nil, errors.New("a union needs at least one branch")
+	}
+	if len(o.Lower) > maxBranches {
+		return nil, fmt.Errorf("%d branches are more than the %d that a union can have", len(o.Lower), maxBranches)
+	}
+	if u.fds == nil {
+		u.fds, u.ownFDs = NewDescriptors(0), true
+	}
+	for i := range u.shards {
+		u.shards[i].nodes = map[uint64]*Node{}
+	}
+	dir := &directory{}
+	for i, b := range o.Lower {
+		r, err := b.Root()
+		if err != nil {
+			return nil, fmt.Errorf("reading branch %s: %w", b.Describe(), err)
+		}
+		dir.sources = append(dir.sources, source{branch: i, dir: r, entry: r.Self()})
+	}
+	u.root = &Node{id: RootID, refs: math.MaxInt32, kind: unix.S_IFDIR, dir: dir}
+	if o.Upper != "" {
+		if u.upper, err = openUpper(o.Upper, o.Work); err != nil {
+			return nil, err
+		}
+		u.root.inUpper = true
+		if opaque, _, err := markedOpaque(u.upper.root, ""); err != nil {
+			return nil, fmt.Errorf("reading upper branch %s: %w", o.Upper, err)
+		} else if opaque {
+			dir.sources = nil
+		}
+	}
+	u.shard(RootID).nodes[RootID] = u.root
+	if u.upper != nil {
+		if err := u.recoverPartials(); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// Close completes the upper branch and lets go of everything. Nothing may use the union any more. Close does not sync.
+func (u *Union) Close() error {
+	var errs []error
+	if u.upper != nil {
+		errs = append(errs, u.finishPartials(), u.finishHardLinks(), u.upper.close())
+	}
+	for _, b := range u.lowers {
+		errs = append(errs, b.Close())
+	}
+	if u.ownFDs {
+		u.fds.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// ReadOnly reports whether the union has no upper branch.
+func (u *Union) ReadOnly() bool { return u.upper == nil }
+
+// Root returns the root directory, whose ID is RootID.
+func (u *Union) Root() *Node { return u.root }
+
+func (u *Union) shard(id uint64) *shard { return &u.shards[(id^id>>6)%uint64(len(u.shards))] }
+
+// Node returns a live node by its ID, without taking a reference; nil if nobody holds it.
+func (u *Union) Node(id uint64) *Node {
+	s := u.shard(id)
+	s.mu.RLock()
+	n := s.nodes[id]
+	s.mu.RUnlock()
+	return n
+}
+
+// Statfs describes the file system that new data goes to, or that the top branch is on.
+func (u *Union) Statfs(st *unix.Statfs_t) error {
+	if u.upper != nil {
+		return unix.Fstatfs(u.upper.root, st)
+	}
+	return u.lowers[0].Statfs(st)
+}

@@ -1,0 +1,78 @@
+# unionfs: "make" alone lists what can be made.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+BIN     := bin/unionfs
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Debian packages. What a user needs: fuse3 for mounts outside a container by an ordinary user, uidmap for
+# subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
+# real registry, and what makes a real Debian root.
+USER_PACKAGES := fuse3 uidmap
+TEST_PACKAGES := $(USER_PACKAGES) acl attr busybox-static ca-certificates docker-registry gcc git libc6-dev mmdebstrap procps
+
+# One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
+TEST_TIMEOUT ?= 10m
+FUZZTIME     ?= 20s
+
+.PHONY: help
+help: ## List what can be made
+	@echo 'unionfs: make TARGET'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## Build bin/unionfs, a static program
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/unionfs
+
+.PHONY: deps
+deps: ## Install the Debian packages that unionfs uses, if any is missing
+	@scripts/install-packages $(USER_PACKAGES)
+
+.PHONY: test-deps
+test-deps: ## Install the Debian packages that the tests use, if any is missing
+	@scripts/install-packages $(TEST_PACKAGES)
+
+.PHONY: quickstart
+quickstart: deps build ## Try a command on a copy-on-write view of this machine, and see what it changed
+	@scripts/quickstart $(BIN)
+
+.PHONY: test
+test: test-deps lint build ## Check and test everything
+	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+	@echo "unionfs $(VERSION): everything is checked and every test passed."
+
+.PHONY: vet
+vet: ## Run go vet
+	$(GO) vet ./...
+
+.PHONY: staticcheck
+staticcheck: ## Run staticcheck
+	$(GO) tool staticcheck ./...
+
+.PHONY: lint
+lint: vet staticcheck ## Check formatting, go vet and staticcheck
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz test for FUZZTIME (20s) each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+	    echo "== $$(dirname "$$file") $$name"; \
+	    $(GO) test "$$(dirname "$$file")" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME); \
+	  done; \
+	done
+
+.PHONY: install
+install: build ## Install to $(DESTDIR)$(PREFIX)/bin
+	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin

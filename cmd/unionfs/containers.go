@@ -1,0 +1,207 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/urfave/cli/v2"
+
+	"unionfs/runner"
+)
+
+func psCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "ps",
+		Usage: "list containers",
+		Description: `Lists the containers that are running, or with --all also those that have ended.
+
+Examples:
+   unionfs ps -a
+   unionfs ps -a --format json`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those too that don't run"},
+			quietFlag("IDs"),
+			formatFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			rows, err := containerRows(root, c.Bool("all"))
+			if err != nil {
+				return err
+			}
+			if c.Bool("quiet") {
+				for _, r := range rows {
+					fmt.Fprintln(c.App.Writer, shortID(r.ID))
+				}
+				return nil
+			}
+			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"}, rows)
+		},
+	}
+}
+
+// containerRow is a line of "ps", with Docker's names in JSON.
+type containerRow struct {
+	ID        string
+	Image     string
+	Command   string
+	CreatedAt time.Time
+	State     string
+	Status    string
+	ExitCode  int
+	Error     string `json:",omitempty"`
+	Names     string
+}
+
+func (r containerRow) columns() []string {
+	const most = 30
+	command := r.Command
+	if runes := []rune(command); len(runes) > most {
+		command = string(runes[:most-1]) + "…"
+	}
+	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Names}
+}
+
+func containerRows(root string, all bool) ([]containerRow, error) {
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return nil, err
+	}
+	containers, err := state.List()
+	if err != nil {
+		return nil, err
+	}
+	var rows []containerRow
+	for _, container := range containers {
+		status, err := container.Status()
+		if errors.Is(err, runner.ErrNotFound) {
+			continue // removed since
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !all && status.State != runner.StateRunning {
+			continue
+		}
+		rows = append(rows, containerRow{
+			ID:        container.ID,
+			Image:     container.Image(),
+			Command:   strings.Join(container.Spec.Process.Args, " "),
+			CreatedAt: status.Created,
+			State:     status.State,
+			Status:    describeStatus(status),
+			ExitCode:  status.ExitCode,
+			Error:     status.Error,
+			Names:     container.Name,
+		})
+	}
+	return rows, nil
+}
+
+func describeStatus(s *runner.Status) string {
+	switch {
+	case s.State == runner.StateRunning && s.Started != nil:
+		return "Up " + units.HumanDuration(time.Since(*s.Started))
+	case s.State == runner.StateExited && s.Finished != nil:
+		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(*s.Finished))
+	case s.State == runner.StateExited:
+		return fmt.Sprintf("Exited (%d)", s.ExitCode)
+	}
+	return "Created"
+}
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+
+func rmCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "rm",
+		Usage:     "remove containers, with all that they changed",
+		ArgsUsage: "CONTAINER...",
+		Description: `Removes containers that have ended, with all that their commands wrote. Volumes stay. With --force it ends a running one
+first.
+
+Example:
+   unionfs rm -f web`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill those that run; say nothing of those that don't exist"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			if runner.NeedsUserNamespace() {
+				return againInNamespace(c, root)
+			}
+			state, err := runner.OpenState(root)
+			if err != nil {
+				return err
+			}
+			var failed []error
+			for _, ref := range c.Args().Slice() {
+				name, err := removeContainer(state, ref, c.Bool("force"))
+				switch {
+				case err == nil:
+					fmt.Fprintln(c.App.Writer, name)
+				case c.Bool("force") && errors.Is(err, runner.ErrNotFound):
+				default:
+					failed = append(failed, err)
+				}
+			}
+			return errors.Join(failed...)
+		},
+	}
+}
+
+// againInNamespace runs this same command line in a user namespace that has the user's subordinate IDs: files that a
+// container made may belong to those, and only there can they be read, changed or removed.
+func againInNamespace(c *cli.Context, root string) error {
+	code, err := runner.InUserNamespace(c.Context, append([]string{"--root", root}, withoutGlobals(c)...)...)
+	if code == 0 && err == nil {
+		return nil
+	}
+	return &exitError{code, err}
+}
+
+// withoutGlobals is the command line from the verb on.
+func withoutGlobals(c *cli.Context) []string {
+	at, _ := findCommand(c.App, os.Args)
+	return os.Args[at:]
+}
+
+// How long "rm --force" waits for a container that it kills.
+const killLimit = 30 * time.Second
+
+// removeContainer returns the name of the container that it removed.
+func removeContainer(state *runner.State, ref string, force bool) (string, error) {
+	container, err := state.Get(ref)
+	if err != nil {
+		return "", err
+	}
+	if force {
+		if err := container.Kill(killLimit); err != nil {
+			return "", err
+		}
+	}
+	err = state.Remove(container)
+	if errors.Is(err, runner.ErrRunning) {
+		return "", fmt.Errorf("%w; end it first, or use --force", err)
+	}
+	if force && errors.Is(err, runner.ErrNotFound) {
+		err = nil // --rm was faster
+	}
+	return container.Name, err
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"unionfs/cow"
+	"unionfs/fs"
+	"unionfs/overlayopts"
+)
+
+// dropInReadyFD is where the server of a drop-in mount finds the pipe on which it reports: readyWord when the mount answers,
+// or else one line that says why it doesn't.
+const dropInReadyFD = 3
+
+// startDropInServer starts the process that serves the mount, and waits for its report. The server has none of the caller's
+// streams: callers wait until every copy of standard error is closed. It keeps the working directory until it has opened
+// the branches, which may be relative to it.
+func startDropInServer(args []string) error {
+	if err := keepDirectoriesOnly(); err != nil {
+		return err
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	server := exec.Command("/proc/self/exe", append([]string{dropInServer}, args...)...)
+	server.Args[0] = "unionfs"
+	server.ExtraFiles = []*os.File{writer}
+	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := server.Start(); err != nil {
+		writer.Close()
+		return fmt.Errorf("starting the server of the mount: %w", err)
+	}
+	writer.Close()
+	report, err := io.ReadAll(reader)
+	if err != nil {
+		return err
+	}
+	if string(report) == readyWord {
+		return nil
+	}
+	if err := server.Wait(); len(report) == 0 {
+		return fmt.Errorf("the server of the mount ended before it reported (%v)", err)
+	}
+	return errors.New(strings.TrimSuffix(string(report), "\n"))
+}
+
+// keepDirectoriesOnly lets the server inherit no descriptor but directories, which a branch may be given as
+// (/proc/self/fd/N): one of the others could be a copy of standard error.
+func keepDirectoriesOnly() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("looking at the open files: %w", err)
+	}
+	for _, entry := range open {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd < 3 {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// serveDropIn is the server's side of startDropInServer. It returns the process's exit code, which is seen only if the
+// mount failed.
+func serveDropIn(args []string, stderr io.Writer) int {
+	unix.CloseOnExec(dropInReadyFD) // fusermount3 must not hold it open
+	report := os.NewFile(dropInReadyFD, "ready pipe")
+	line, err := overlayopts.ParseArgs(args)
+	if err == nil {
+		err = serveOverlay(line, stderr, func() error {
+			if _, err := io.WriteString(report, readyWord); err != nil {
+				return err
+			}
+			return report.Close()
+		})
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(report, err) // fails when ready was reported already; then nobody listens
+	return exitCode(err)
+}
+
+// serveOverlay mounts, calls ready when the mount answers, and serves until it is unmounted. An interrupt unmounts it.
+func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) error {
+	if err := checkDropInTarget(line); err != nil {
+		return err
+	}
+	target, err := filepath.Abs(line.Target)
+	if err != nil {
+		return err
+	}
+	descriptors := cow.NewDescriptors(0)
+	defer descriptors.Close()
+	union, err := openOverlay(line, descriptors)
+	if err != nil {
+		return err
+	}
+	return serveUnion(union, target, overlayMountOptions(line, stderr), stderr, func() error {
+		if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
+			return err
+		}
+		return ready()
+	})
+}
+
+// openOverlay opens the branches and merges them.
+func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*cow.Union, error) {
+	owners, err := overlayOwners(line)
+	if err != nil {
+		return nil, err
+	}
+	o := cow.Options{
+		Upper: line.Upper, Work: line.Work, Owners: owners, Descriptors: descriptors,
+		Volatile: line.Volatile, NoRedirect: line.NoRedirect,
+	}
+	if o.Upper == "" {
+		o.Work = ""
+	}
+	for _, lower := range line.Lower {
+		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors})
+		if err != nil {
+			for _, b := range o.Lower {
+				b.Close()
+			}
+			return nil, err
+		}
+		o.Lower = append(o.Lower, branch)
+	}
+	awaitWork(o.Work, workLimit)
+	return cow.New(o)
+}
+
+// workLimit is how long a mount waits for a former server of the same upper branch.
+const workLimit = 20 * time.Second
+
+// awaitWork waits until no server uses the work directory, for at most the limit: who unmounts and mounts again at once
+// meets the former server completing the upper branch. cow.New says what is wrong if it goes on.
+func awaitWork(work string, limit time.Duration) {
+	if work == "" {
+		return
+	}
+	lock, err := os.OpenFile(filepath.Join(work, "lock"), os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	delay := time.Millisecond
+	for end := time.Now().Add(limit); time.Now().Before(end); delay = min(2*delay, 100*time.Millisecond) {
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK {
+			return
+		}
+		time.Sleep(delay)
+	}
+}
+
+// nobody is shown as the owner of files whose own has no ID, as everywhere in Linux (/proc/sys/fs/overflowuid).
+const nobody = 65534
+
+// overlayOwners are the owners that the mount shows and stores.
+func overlayOwners(line *overlayopts.CommandLine) (cow.OwnerPolicy, error) {
+	policy, err := ownerPolicy()
+	if err != nil {
+		return policy, err
+	}
+	policy.UIDMap, policy.GIDMap = idMaps(line.UIDMap), idMaps(line.GIDMap)
+	policy.SquashUID, policy.SquashGID = line.SquashUID, line.SquashGID
+	if policy.UIDs == nil {
+		policy.Other.UID = nobody
+	}
+	if policy.GIDs == nil {
+		policy.Other.GID = nobody
+	}
+	return policy, nil
+}
+
+func idMaps(from []overlayopts.IDMap) []cow.IDMap {
+	var maps []cow.IDMap
+	for _, m := range from {
+		maps = append(maps, cow.IDMap(m))
+	}
+	return maps
+}
+
+func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Options {
+	o := fs.Options{
+		FsName:      line.FsName,
+		AllowOther:  line.AllowOther || os.Geteuid() == 0,
+		ReadOnly:    line.ReadOnly,
+		NoSuid:      line.NoSuid,
+		NoDev:       !line.Dev,
+		NoExec:      line.NoExec,
+		NoAtime:     !line.Atime,
+		NoACL:       line.NoACL,
+		NoWriteback: line.NoWriteback,
+		Debug:       line.Debug,
+		Logger:      newLogger(stderr, line.Debug),
+	}
+	if o.FsName == "" {
+		o.FsName = line.Source
+	}
+	// Lifetimes of years are fuse-overlayfs's own default, and mean that nobody else changes the branches.
+	const years = 365 * 24 * time.Hour
+	if t := line.Timeout; t != nil && *t < years {
+		if *t == 0 {
+			*t = -1
+		}
+		o.EntryTimeout, o.AttrTimeout = *t, *t
+	}
+	return o
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/urfave/cli/v2"
+
+	"unionfs/cow"
+	"unionfs/layerstore"
+	"unionfs/runner"
+)
+
+func imagesCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "images",
+		Usage: "list images",
+		Description: `Lists the images that are stored, the newest first. SIZE is what an image's layers take up; layers that images share are
+stored once.
+
+Examples:
+   unionfs images
+   unionfs images --format json`,
+		Flags: []cli.Flag{quietFlag("IDs"), formatFlag()},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			images, err := store.Images()
+			if err != nil {
+				return err
+			}
+			if c.Bool("quiet") {
+				for _, image := range images {
+					fmt.Fprintln(c.App.Writer, shortID(string(image.ID)))
+				}
+				return nil
+			}
+			return printRows(c, []string{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}, imageRows(images))
+		},
+	}
+}
+
+// imageRow is a line of "images", with Docker's names in JSON.
+type imageRow struct {
+	Repository string
+	Tag        string
+	ID         string
+	Digests    []string `json:",omitempty"`
+	CreatedAt  time.Time
+	Size       int64 // bytes
+	Layers     int
+	Platform   string
+}
+
+// imageRows makes a row for each name; an image without one gets a row of its own.
+func imageRows(images []layerstore.ImageInfo) []imageRow {
+	var rows []imageRow
+	for _, image := range images {
+		names := image.Names
+		if len(names) == 0 {
+			names = []string{"<none>:<none>"}
+		}
+		for _, name := range names {
+			// The tag follows the last colon; one before a slash belongs to a port.
+			at := strings.LastIndexByte(name, ':')
+			rows = append(rows, imageRow{
+				Repository: name[:at],
+				Tag:        name[at+1:],
+				ID:         string(image.ID),
+				Digests:    image.Digests,
+				CreatedAt:  image.Created,
+				Size:       image.Size,
+				Layers:     image.Layers,
+				Platform:   image.Platform.OS + "/" + image.Platform.Architecture,
+			})
+		}
+	}
+	return rows
+}
+
+func (r imageRow) columns() []string {
+	created := "unknown"
+	if !r.CreatedAt.IsZero() {
+		created = ago(r.CreatedAt)
+	}
+	return []string{r.Repository, r.Tag, shortID(r.ID), created, units.HumanSize(float64(r.Size))}
+}
+
+func pullCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "pull",
+		Usage:     "get an image from a registry",
+		ArgsUsage: "IMAGE",
+		Description: `Downloads an image, of which it has only the layers that are missing, and checks every digest. Names are Docker's:
+"alpine" is docker.io/library/alpine:latest. Credentials come from Docker's own configuration file.
+
+Examples:
+   unionfs pull alpine
+   unionfs pull localhost:5000/team/app:1.2`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "insecure", Usage: "allow plain HTTP and certificates that nobody vouches for; loopback addresses may always use plain HTTP"},
+			quietFlag("the image's ID"),
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, 1, "IMAGE"); err != nil {
+				return err
+			}
+			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			image, err := store.Pull(c.Context, c.Args().First(), layerstore.PullOptions{Insecure: c.Bool("insecure")})
+			if err != nil {
+				return err
+			}
+			return printImageID(c, image)
+		},
+	}
+}
+
+func printImageID(c *cli.Context, image *layerstore.Image) error {
+	_, err := fmt.Fprintln(c.App.Writer, image.ID())
+	return err
+}
+
+func importCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "import",
+		Usage:     "make an image of one layer from the tar of a root file system",
+		ArgsUsage: "ROOTFS.tar|- NAME[:TAG]",
+		Description: `Reads the tar, which may be compressed with gzip, zstd or bzip2, from the file or from standard input, and stores it as
+an image.
+
+Examples:
+   unionfs import rootfs.tar.gz mine:1
+   mmdebstrap bookworm - | unionfs import - debian:local`,
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 2, 2, "ROOTFS.tar NAME[:TAG]"); err != nil {
+				return err
+			}
+			source, name := c.Args().Get(0), c.Args().Get(1)
+			// Before reading gigabytes.
+			if err := layerstore.CheckName(name); err != nil {
+				return fmt.Errorf("importing %s: %w", source, err)
+			}
+			var reader io.Reader = os.Stdin
+			if source != "-" {
+				file, err := os.Open(source)
+				if err != nil {
+					return fmt.Errorf("importing: %w", err)
+				}
+				defer file.Close()
+				reader = file
+			}
+			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			image, err := store.Import(c.Context, reader, name, layerstore.ImportOptions{Message: "imported from " + source})
+			if err != nil {
+				return err
+			}
+			return printImageID(c, image)
+		},
+	}
+}
+
+func rmiCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "rmi",
+		Usage:     "remove images",
+		ArgsUsage: "IMAGE...",
+		Description: `Takes a name away from its image. With its last name the image is deleted, with the layers that no other image has. An
+image that a container was made from stays until the container is removed.
+
+Example:
+   unionfs rmi alpine`,
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "IMAGE..."); err != nil {
+				return err
+			}
+			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			var failed []error
+			for _, ref := range c.Args().Slice() {
+				if err := removeImage(c, store, ref); err != nil {
+					failed = append(failed, err)
+				}
+			}
+			return errors.Join(failed...)
+		},
+	}
+}
+
+func removeImage(c *cli.Context, store *layerstore.Store, ref string) error {
+	image, err := store.Image(ref)
+	if err != nil {
+		return err
+	}
+	state, err := runner.OpenState(store.Root())
+	if err != nil {
+		return err
+	}
+	containers, err := state.List()
+	if err != nil {
+		return err
+	}
+	for _, container := range containers {
+		if container.Spec.Annotations[annotationImageID] == string(image.ID()) {
+			return fmt.Errorf("removing image %s: container %s was made from it; remove that first (unionfs rm %[2]s)", ref, container.Name)
+		}
+	}
+	removed, err := store.Remove(ref)
+	if err != nil {
+		return err
+	}
+	for _, name := range removed.Untagged {
+		fmt.Fprintln(c.App.Writer, "Untagged:", name)
+	}
+	switch {
+	case removed.Deleted != "":
+		fmt.Fprintf(c.App.Writer, "Deleted: %s (%s freed)\n", removed.Deleted, units.HumanSize(float64(removed.Bytes)))
+	case removed.InUse:
+		fmt.Fprintf(c.App.ErrWriter, "unionfs: image %s is mounted; its space is freed by the next rmi after that\n", ref)
+	}
+	return nil
+}
+
+func openStore(c *cli.Context) (*layerstore.Store, error) {
+	root, err := stateRoot(c)
+	if err != nil {
+		return nil, err
+	}
+	return layerstore.Open(root)
+}
+
+// findImage opens the store below root and finds an image, with a hint if there is none.
+func findImage(root, ref string) (*layerstore.Image, error) {
+	store, err := layerstore.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	image, err := store.Image(ref)
+	if errors.Is(err, layerstore.ErrNotFound) {
+		return nil, fmt.Errorf("%w; get it with \"unionfs pull %s\", or see what there is with \"unionfs images\"", err, ref)
+	}
+	return image, err
+}
+
+// imageConfig returns what an image says about the process to run, and its ID.
+func imageConfig(root, ref, directory string) (imagespec.ImageConfig, string, error) {
+	if ref == hostImage {
+		return hostConfig(directory), hostImage, nil
+	}
+	image, err := findImage(root, ref)
+	if err != nil {
+		return imagespec.ImageConfig{}, "", err
+	}
+	return image.Config().Config, string(image.ID()), nil
+}
+
+// openImage opens an image as a branch.
+func openImage(root, ref string) (cow.Branch, error) {
+	image, err := findImage(root, ref)
+	if err != nil {
+		return nil, err
+	}
+	return image.Branch()
+}
+
+// imageBranch opens the image of that name as a branch for "mount".
+func imageBranch(c *cli.Context, ref string) (cow.Branch, error) {
+	if ref == hostImage {
+		return nil, fmt.Errorf("image %q is this machine's own root, which is there already; to work on a copy of it use unionfs try", hostImage)
+	}
+	root, err := stateRoot(c)
+	if err != nil {
+		return nil, err
+	}
+	return openImage(root, ref)
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"unionfs/runner"
+	"unionfs/volumes"
+)
+
+// Flags that run and try share.
+func containerFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
+		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
+		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
+		&cli.StringSliceFlag{Name: "mount", Usage: "mount `type=bind|volume|tmpfs,source=…,target=…[,readonly]`"},
+		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount memory at `TARGET[:size=64m,mode=1777]`"},
+		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set the variable `NAME=VALUE`, or pass the caller's NAME"},
+		&cli.StringSliceFlag{Name: "env-file", Usage: "set the variables in `FILE`, one a line"},
+		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
+		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
+		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
+		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
+		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
+	}
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "run a command on an image, in a container",
+		UsageText: "unionfs run [options] IMAGE [COMMAND [ARG...]]",
+		Description: `Runs COMMAND, or what the image says, on a copy-on-write view of the image, in namespaces of its own. What it writes is
+kept in the container until "unionfs rm", or until it ends with --rm. The image "host" is this machine's own root: see
+"unionfs try".
+
+The exit code is the command's; 128+N if signal N ended it; 126 if it can't be executed, 127 if it isn't there; 125 if
+unionfs itself failed.
+
+Examples:
+   unionfs run --rm -it alpine sh
+   unionfs run --rm -v "$PWD":/src:ro -w /src -e CGO_ENABLED=0 golang go vet ./...
+   unionfs run --name web -u www-data nginx`,
+		Flags: append(containerFlags(),
+			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
+			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
+			&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
+		),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
+				return asRunFailure(err)
+			}
+			return asRunFailure(runContainer(c, launch{
+				image:       c.Args().First(),
+				args:        c.Args().Tail(),
+				interactive: c.Bool("interactive"),
+				terminal:    c.Bool("tty"),
+			}))
+		},
+	}
+}
+
+func tryCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "try",
+		Usage:     "run a command on a copy-on-write view of this machine",
+		UsageText: "unionfs try [options] COMMAND [ARG...]",
+		Description: `Runs COMMAND as root on this machine's own files, in the same directory and with the same environment, but what it
+writes, deletes or renames is kept apart: the machine itself stays as it is. Afterwards "unionfs diff" lists what it
+changed, and "unionfs apply" does the same to the machine, or "unionfs rm" forgets it.
+
+It is for ordinary users too, with the files that they may read. The command has the machine's network (--network none
+takes it away), but sees no other processes, and no devices but the harmless ones.
+
+Examples:
+   unionfs try sh -c 'apt-get update && apt-get install -y cowsay'
+   unionfs try make install
+   unionfs try --rm rm -rf /usr/lib`,
+		Flags: containerFlags(),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "COMMAND [ARG...]"); err != nil {
+				return asRunFailure(err)
+			}
+			return asRunFailure(runContainer(c, launch{
+				image:       hostImage,
+				args:        c.Args().Slice(),
+				interactive: true,
+				terminal:    term.IsTerminal(0) && term.IsTerminal(1),
+				tell:        true,
+			}))
+		},
+	}
+}
+
+// asRunFailure gives an error the exit code that says that unionfs failed, not the command. A wrong command line is that
+// too: the code 2 may be the command's.
+func asRunFailure(err error) error {
+	if err == nil {
+		return nil
+	}
+	if coded, ok := err.(*exitError); ok {
+		if coded.code == exitUsage {
+			coded.code = exitRunFailed
+		}
+		return coded
+	}
+	return &exitError{exitRunFailed, err}
+}
+
+// launch is what to run.
+type launch struct {
+	image       string
+	args        []string
+	interactive bool
+	terminal    bool
+	tell        bool // say afterwards how to see and keep what the command changed
+}
+
+// processRequestOf reads the flags that run and try share.
+func processRequestOf(c *cli.Context, l launch, directory string) (processRequest, error) {
+	r := processRequest{
+		args:     l.args,
+		workdir:  c.String("workdir"),
+		hostname: c.String("hostname"),
+		readOnly: c.Bool("read-only"),
+		terminal: l.terminal,
+		network:  c.String("network"),
+	}
+	if r.network == "" {
+		r.network = "none"
+		if l.image == hostImage {
+			r.network = "host"
+		}
+	}
+	if c.IsSet("entrypoint") {
+		entrypoint := c.String("entrypoint")
+		r.entrypoint = &entrypoint
+	}
+	for _, file := range c.StringSlice("env-file") {
+		env, err := readEnvFile(file)
+		if err != nil {
+			return r, err
+		}
+		r.env = append(r.env, env...)
+	}
+	env, err := resolveEnv(c.StringSlice("env"))
+	if err != nil {
+		return r, err
+	}
+	r.env = append(r.env, env...)
+	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
+		return r, err
+	}
+	kinds := []struct {
+		flag  string
+		parse func(string) (volumes.Volume, error)
+	}{
+		{"volume", func(s string) (volumes.Volume, error) { return volumes.ParseVolume(s, directory) }},
+		{"mount", func(s string) (volumes.Volume, error) { return volumes.ParseMount(s, directory) }},
+		{"tmpfs", volumes.ParseTmpfs},
+	}
+	for _, kind := range kinds {
+		for _, value := range c.StringSlice(kind.flag) {
+			v, err := kind.parse(value)
+			if err != nil {
+				return r, err
+			}
+			r.volumes = append(r.volumes, v)
+		}
+	}
+	return r, nil
+}
+
+func runContainer(c *cli.Context, l launch) error {
+	directory, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("finding the working directory: %w", err)
+	}
+	request, err := processRequestOf(c, l, directory)
+	if err != nil {
+		return err
+	}
+	root, err := stateRoot(c)
+	if err != nil {
+		return err
+	}
+	config, imageID, err := imageConfig(root, l.image, directory)
+	if err != nil {
+		return err
+	}
+	spec, err := newSpec(config, request, volumes.OpenStore(root))
+	if err != nil {
+		return err
+	}
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return err
+	}
+	user := c.String("user")
+	if user == "" {
+		user = config.User
+	}
+	container, err := state.Create(spec, runner.CreateOptions{
+		Name:        c.String("name"),
+		Image:       l.image,
+		User:        user,
+		AutoRemove:  c.Bool("rm"),
+		Annotations: map[string]string{annotationImageID: imageID},
+		KeepEtc:     l.image == hostImage,
+	})
+	if err != nil {
+		return err
+	}
+	code, err := container.Run(c.Context, runner.RunOptions{
+		Supervisor:  []string{"--root", root, superviseName, container.ID},
+		Interactive: l.interactive,
+	})
+	if l.tell && err == nil && !container.AutoRemove() {
+		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
+	}
+	if code == 0 && err == nil {
+		return nil
+	}
+	return &exitError{code, err}
+}
+
+// annotationImageID names the image that a container was made from for ever, also when its reference moves on.
+const annotationImageID = "unionfs.image.id"

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"unionfs/runner"
+	"unionfs/volumes"
+)
+
+// processRequest is what the command line says about the container's process and its surroundings, beside the image.
+type processRequest struct {
+	args       []string // CMD…
+	entrypoint *string  // --entrypoint; "" takes the image's away
+	env        []string // K=V
+	labels     map[string]string
+	workdir    string
+	hostname   string
+	readOnly   bool
+	terminal   bool
+	network    string // "none" or "host"
+	volumes    []volumes.Volume
+}
+
+// Annotations that the OCI image specification's conversion rules (conversion.md) name.
+const annotationStopSignal = "org.opencontainers.image.stopSignal"
+
+// newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
+// what the command line says.
+func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Store) (*specs.Spec, error) {
+	spec := runner.DefaultSpec()
+	p := spec.Process
+
+	entrypoint, cmd := config.Entrypoint, config.Cmd
+	if r.entrypoint != nil {
+		// As Docker does: another program doesn't get the arguments that were meant for the image's.
+		entrypoint, cmd = nil, nil
+		if *r.entrypoint != "" {
+			entrypoint = []string{*r.entrypoint}
+		}
+	}
+	if len(r.args) > 0 {
+		cmd = r.args
+	}
+	p.Args = slices.Concat(entrypoint, cmd)
+	if len(p.Args) == 0 {
+		return nil, errors.New("no command was given, and the image names none; add one after the image")
+	}
+
+	p.Env = mergeEnv(p.Env, config.Env)
+	if r.terminal {
+		p.Env = mergeEnv(p.Env, []string{"TERM=xterm"})
+		p.Terminal = true
+	}
+	p.Env = mergeEnv(p.Env, r.env)
+
+	p.Cwd = "/"
+	for _, dir := range []string{config.WorkingDir, r.workdir} {
+		if dir != "" {
+			// A relative directory counts from the root, as in Docker.
+			p.Cwd = path.Join("/", dir)
+		}
+	}
+
+	spec.Hostname = r.hostname
+	spec.Root.Readonly = r.readOnly
+	spec.Annotations = map[string]string{}
+	maps.Copy(spec.Annotations, config.Labels)
+	maps.Copy(spec.Annotations, r.labels)
+	if config.StopSignal != "" {
+		spec.Annotations[annotationStopSignal] = config.StopSignal
+	}
+
+	switch r.network {
+	case "none":
+	case "host":
+		runner.ShareHostNetwork(spec)
+	default:
+		return nil, usageError("unknown network %q; known are none and host", r.network)
+	}
+	return spec, addVolumes(spec, r.volumes, store)
+}
+
+// addVolumes puts the volumes behind the mounts that are there already, and in place of those at the same target.
+// Shorter targets come first, so that one within another is mounted on it and not hidden by it.
+func addVolumes(spec *specs.Spec, all []volumes.Volume, store *volumes.Store) error {
+	if err := volumes.CheckTargets(all); err != nil {
+		return err
+	}
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b volumes.Volume) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	for _, v := range all {
+		mount, err := store.Mount(v)
+		if err != nil {
+			return err
+		}
+		spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == mount.Destination })
+		spec.Mounts = append(spec.Mounts, mount)
+	}
+	return nil
+}
+
+// mergeEnv sets the variables of add in base. Each stays where it was first set.
+func mergeEnv(base, add []string) []string {
+	merged := slices.Clone(base)
+	for _, assignment := range add {
+		name, _, _ := strings.Cut(assignment, "=")
+		at := slices.IndexFunc(merged, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		if at >= 0 {
+			merged[at] = assignment
+		} else {
+			merged = append(merged, assignment)
+		}
+	}
+	return merged
+}
+
+// resolveEnv reads the values of -e: K=V as it is, K alone with the caller's value if there is one.
+func resolveEnv(values []string) ([]string, error) {
+	var env []string
+	for _, value := range values {
+		name, _, hasValue := strings.Cut(value, "=")
+		if name == "" {
+			return nil, usageError("-e %q: the variable has no name; want NAME=VALUE, or NAME to pass the caller's", value)
+		}
+		if !hasValue {
+			inherited, ok := os.LookupEnv(name)
+			if !ok {
+				continue
+			}
+			value = name + "=" + inherited
+		}
+		env = append(env, value)
+	}
+	return env, nil
+}
+
+// readEnvFile reads a file of K=V and K lines; empty ones and those that start with # are passed over.
+func readEnvFile(name string) ([]string, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	defer file.Close()
+	var values []string
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if line := strings.TrimLeft(lines.Text(), " \t"); line != "" && line[0] != '#' {
+			values = append(values, line)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("--env-file %s: %w", name, err)
+	}
+	return resolveEnv(values)
+}
+
+// parseLabels reads the values of -l: K=V, or K for an empty value.
+func parseLabels(values []string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, value := range values {
+		name, content, _ := strings.Cut(value, "=")
+		if name == "" {
+			return nil, usageError("-l %q: the label has no name; want NAME=VALUE", value)
+		}
+		labels[name] = content
+	}
+	return labels, nil
+}

@@ -1,0 +1,396 @@
+package cow
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// raise makes sure that a directory, with all above it, is in the upper branch. The caller holds tree and no Node.mu.
+func (u *Union) raise(n *Node) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	n.mu.RLock()
+	inUpper, removed := n.inUpper, n.removed
+	n.mu.RUnlock()
+	if removed {
+		return unix.ENOENT
+	}
+	if inUpper {
+		return nil
+	}
+	parent, name := n.links[0].parent, n.links[0].name
+	if err := u.raise(parent); err != nil {
+		return err
+	}
+	if err := u.load(parent); err != nil {
+		return err
+	}
+	parent.mu.Lock()
+	defer parent.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.inUpper {
+		return nil
+	}
+	if n.removed {
+		return unix.ENOENT
+	}
+	to, err := u.in(parent, name)
+	if err != nil {
+		return err
+	}
+	defer to.done()
+	tmp := u.upper.name()
+	if err := unix.Mkdirat(u.upper.fresh, tmp, 0o700); err != nil {
+		return err
+	}
+	src := n.dir.sources[0]
+	err = u.copyMetadata(src, u.upper.fresh, tmp)
+	if err == nil {
+		err = unix.Renameat(u.upper.fresh, tmp, to.dir, name)
+	}
+	if err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
+		return err
+	}
+	n.inUpper, n.links[0].upper = true, true
+	parent.dir.put(upperName{name: name, id: n.id, kind: unix.S_IFDIR})
+	return nil
+}
+
+// copyUp makes sure that a file which is no directory is in the upper branch, with at most size bytes of its data (the rest is
+// about to be cut off). The file is made in the work directory and moved into place whole, so at no instant can
+// another process or another start see a part of it. The data is copied with no lock held that anything but another
+// copy-up waits for.
+func (u *Union) copyUp(n *Node, size int64) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	if n.whole() {
+		return nil
+	}
+	lock := &u.copying[n.id%uint64(len(u.copying))]
+	lock.Lock()
+	defer lock.Unlock()
+	if n.whole() {
+		return nil
+	}
+	n.mu.RLock()
+	inUpper := n.inUpper
+	n.mu.RUnlock()
+	if inUpper {
+		return u.complete(n, size)
+	}
+
+	var low Attr
+	if err := n.low.dir.Stat(n.low.entry, &low); err != nil {
+		return err
+	}
+	size = min(size, int64(low.Size))
+	record := ""
+	if n.regular() && u.partialWanted(size) {
+		record = u.lowerPathOf(n)
+	}
+	tmp := u.upper.name()
+	fd, err := u.makeCopy(n, tmp, &low, size, record == "")
+	var part *partial
+	if err == nil && fd >= 0 && record != "" && !u.upper.hasData(fd) {
+		part, err = u.startPartial(n, tmp, fd, &low, size, record)
+	}
+	if err == nil {
+		err = u.publish(n, tmp, &low, fd, part)
+	}
+	if err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, 0)
+		switch {
+		case part != nil:
+			_ = part.end()
+		case fd >= 0:
+			unix.Close(fd)
+		}
+		return err
+	}
+	if part != nil {
+		u.completeLater(part)
+	}
+	return nil
+}
+
+// makeCopy makes the copy of a lower file in new/, and returns its descriptor if it is a regular file, else -1. With copyAll false
+// the data is shared, if the file system can, or left out: then the file is one hole.
+func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64, copyAll bool) (fd int, err error) {
+	fresh := u.upper.fresh
+	fd = -1
+	defer func() {
+		if err != nil && fd >= 0 {
+			unix.Close(fd)
+			fd = -1
+		}
+	}()
+	switch n.kind {
+	case unix.S_IFREG:
+		fd, err = unix.Openat(fresh, tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return -1, err
+		}
+		if size > 0 {
+			if err := u.copyContent(n, fd, low, size, copyAll); err != nil {
+				return fd, err
+			}
+		}
+	case unix.S_IFLNK:
+		target, err := n.low.dir.Readlink(n.low.entry)
+		if err != nil {
+			return fd, err
+		}
+		if err := unix.Symlinkat(target, fresh, tmp); err != nil {
+			return fd, err
+		}
+	default:
+		if err := unix.Mknodat(fresh, tmp, n.kind|0o600, int(low.Rdev)); err != nil {
+			return fd, err
+		}
+	}
+	if err := u.copyMetadata(n.low, fresh, tmp); err != nil {
+		return fd, err
+	}
+	return fd, setOrigin(fresh, tmp, n.id)
+}
+
+func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool) error {
+	data, err := u.lowerData(n)
+	if err != nil {
+		return err
+	}
+	defer data.Release()
+	if cloneData(fd, data, size, &u.upper.noClone) {
+		return nil
+	}
+	if !copyAll {
+		return unix.Ftruncate(fd, size)
+	}
+	// Blocks are what tells a file with holes from one without.
+	if err := copyData(fd, data, size, int64(low.Blocks)*512 < int64(low.Size)); err != nil {
+		return err
+	}
+	if u.volatile {
+		return nil
+	}
+	// As the kernel's overlayfs: the name must not become durable before the data.
+	return unix.Fdatasync(fd)
+}
+
+// publish moves a finished copy to where the union shows it.
+func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) error {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	var parent *Node
+	var name string
+	for {
+		n.mu.RLock()
+		parent, name = nil, ""
+		if len(n.links) > 0 {
+			parent, name = n.links[0].parent, n.links[0].name
+		}
+		n.mu.RUnlock()
+		if parent == nil {
+			n.mu.Lock()
+			if len(n.links) == 0 {
+				defer n.mu.Unlock()
+				break
+			}
+			n.mu.Unlock()
+			continue
+		}
+		if err := u.raise(parent); err != nil {
+			return err
+		}
+		if err := u.load(parent); err != nil {
+			return err
+		}
+		parent.mu.Lock()
+		n.mu.Lock()
+		if len(n.links) > 0 && n.links[0].parent == parent && n.links[0].name == name {
+			defer parent.mu.Unlock()
+			defer n.mu.Unlock()
+			break
+		}
+		n.mu.Unlock()
+		parent.mu.Unlock()
+	}
+	others := low.Nlink - min(n.fewer, low.Nlink)
+	if parent != nil {
+		others-- // the name that it is published at
+	}
+	if low.Nlink > 1 && others > 0 {
+		if err := u.indexHardLink(n, tmp, low); err != nil {
+			return err
+		}
+	}
+	if parent == nil {
+		// Removed while it was copied, or before: only those who hold it open see it.
+		if err := unix.Renameat(u.upper.fresh, tmp, u.upper.park, idName(n.id)); err != nil {
+			return err
+		}
+		n.parked = true
+	} else {
+		to, err := u.in(parent, name)
+		if err != nil {
+			return err
+		}
+		defer to.done()
+		if err := unix.Renameat(u.upper.fresh, tmp, to.dir, name); err != nil {
+			return err
+		}
+		n.links[0].upper = true
+		parent.dir.put(upperName{name: name, id: n.id, kind: n.kind})
+	}
+	n.inUpper = true
+	n.fdMu.Lock()
+	u.fds.drop(n.fd)
+	n.fd = nil
+	n.part = part
+	if fd >= 0 && part == nil {
+		n.fd = u.fds.add(fd, true)
+		u.fds.release(n.fd)
+	}
+	n.fdMu.Unlock()
+	return nil
+}
+
+// copyMetadata gives a new file of the upper branch the owner, mode, xattrs and times of a lower one.
+func (u *Union) copyMetadata(src source, dir int, name string) error {
+	var a Attr
+	if err := src.dir.Stat(src.entry, &a); err != nil {
+		return err
+	}
+	owner := u.owners.copied(&a)
+	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
+		return err
+	}
+	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := unix.Fchmodat(dir, name, a.Mode&0o7777, 0); err != nil {
+			return err
+		}
+	}
+	names, err := src.dir.Listxattr(src.entry)
+	if err != nil && !noXattr(err) {
+		return err
+	}
+	for _, x := range names {
+		if _, ok := unescapeXattr(x); !ok {
+			continue
+		}
+		v, err := src.dir.Getxattr(src.entry, x)
+		if noXattr(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = setxattrAt(dir, name, x, v, 0)
+		// What this process may not set (trusted.* without privilege, security.* under another policy) or the upper's
+		// file system can't keep is left out, as cp -a does.
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		if err != nil && strings.HasPrefix(x, "user.") && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+	}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{a.Atime, a.Mtime}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// chown changes an owner as far as the host lets us: where the union only shows some IDs, the others can't be stored either.
+func (u *Union) chown(dir int, name string, uid, gid uint32) error {
+	err := unix.Fchownat(dir, name, int(int32(uid)), int(int32(gid)), unix.AT_SYMLINK_NOFOLLOW)
+	if (err == unix.EPERM || err == unix.EINVAL) && u.owners.lenient() {
+		return nil
+	}
+	return err
+}
+
+// cloneData makes the first size bytes of a branch's file those of dst too, where the file system can share blocks. noClone
+// remembers that it can't.
+func cloneData(dst int, src *Data, size int64, noClone *atomic.Bool) bool {
+	const block = 4096 // FICLONERANGE wants whole blocks but at the end of the file
+	if noClone.Load() || src.Off%block != 0 || size != src.Size && size%block != 0 {
+		return false
+	}
+	err := unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)})
+	if err == unix.EOPNOTSUPP || err == unix.ENOTTY {
+		noClone.Store(true)
+	}
+	return err == nil
+}
+
+// copyData copies the first size bytes of a branch's file, in the kernel if it can, else through memory. The holes of a sparse
+// file stay holes.
+func copyData(dst int, src *Data, size int64, sparse bool) error {
+	if src.Off > 0 || !sparse {
+		return copyRange(dst, 0, src.FD, src.Off, size)
+	}
+	for at := int64(0); at < size; {
+		data, err := unix.Seek(src.FD, at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			break // a hole up to the end
+		}
+		end := size
+		if err == nil {
+			if end, err = unix.Seek(src.FD, data, unix.SEEK_HOLE); err != nil {
+				end = size
+			}
+		} else {
+			data = at
+		}
+		if data >= size {
+			break
+		}
+		if err := copyRange(dst, data, src.FD, data, min(end, size)-data); err != nil {
+			return err
+		}
+		at = end
+	}
+	return unix.Ftruncate(dst, size)
+}
+
+func copyRange(dst int, dstOff int64, src int, srcOff, n int64) error {
+	for n > 0 {
+		m, err := unix.CopyFileRange(src, &srcOff, dst, &dstOff, int(min(n, 1<<30)), 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.ENOSPC || err == unix.EDQUOT || err == unix.EIO {
+			return err
+		}
+		if err != nil || m == 0 {
+			break // another file system, or one that can't
+		}
+		n -= int64(m)
+	}
+	if n == 0 {
+		return nil
+	}
+	buf := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		m, err := unix.Pread(src, buf[:min(n, int64(len(buf)))], srcOff)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if m == 0 {
+			return unix.EIO // shorter than its branch says
+		}
+		if w, err := pwriteAll(dst, buf[:m], dstOff); err != nil || w < m {
+			return errors.Join(err, unix.ENOSPC)
+		}
+		srcOff, dstOff, n = srcOff+int64(m), dstOff+int64(m), n-int64(m)
+	}
+	return nil
+}

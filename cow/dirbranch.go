@@ -1,0 +1,373 @@
+package cow
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+)
+
+// DirOptions says how a directory of the host becomes a branch. The zero value is right for nearly all.
+type DirOptions struct {
+	// Descriptors is the cache that the branch shares with the union; nil gives it a small one of its own.
+	Descriptors *Descriptors
+
+	// Root, if above zero, is an open directory descriptor (a detached mount tree, say) to use in place of opening
+	// the path, which then only describes the branch. The branch closes it.
+	Root int
+
+	// Hidden are directories, as paths from the branch's root with a leading slash, that appear empty.
+	Hidden []string
+
+	// UnmappedAs, if set, is shown as the owner of files whose owner has no ID in this process's user namespace
+	// (which stat reports as /proc/sys/kernel/overflowuid).
+	UnmappedAs *Owner
+}
+
+// Owner is a user and a group ID, as this process's user namespace numbers them.
+type Owner struct{ UID, GID uint32 }
+
+const overflowID = 65534 // /proc/sys/kernel/overflowuid and overflowgid as every distribution leaves them
+
+// dirBranch is a directory of the host, in overlay format.
+type dirBranch struct {
+	path   string
+	opts   DirOptions
+	fds    *Descriptors
+	ownFDs bool
+	rootFD int
+	dev    uint64 // of the root; files of other devices get distinguishing inode numbers
+	hidden map[string]bool
+	root   *hostDir
+}
+
+// OpenDirBranch opens a directory as a branch. The error names the path and says whether it is missing or no directory.
+func OpenDirBranch(path string, o DirOptions) (Branch, error) {
+	b := &dirBranch{path: path, opts: o, fds: o.Descriptors, rootFD: o.Root, hidden: map[string]bool{}}
+	if abs, err := filepath.Abs(path); err == nil {
+		b.path = abs
+	}
+	if b.fds == nil {
+		b.fds, b.ownFDs = NewDescriptors(32), true
+	}
+	for _, h := range o.Hidden {
+		b.hidden[filepath.Clean("/"+h)] = true
+	}
+	if b.rootFD == 0 {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, branchError(path, err)
+		}
+		b.rootFD = fd
+	}
+	var st unix.Stat_t
+	if err := statAt(b.rootFD, "", &st); err != nil {
+		unix.Close(b.rootFD)
+		return nil, branchError(path, err)
+	}
+	b.dev = st.Dev
+	b.root = &hostDir{b: b, path: ""}
+	return b, nil
+}
+
+func branchError(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("branch %s doesn't exist", path)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("branch %s is not a directory", path)
+	}
+	return fmt.Errorf("opening branch %s: %w", path, err)
+}
+
+func (b *dirBranch) Root() (Dir, error)             { return b.root, nil }
+func (b *dirBranch) Describe() string               { return b.path }
+func (b *dirBranch) Indexed() bool                  { return false }
+func (b *dirBranch) Statfs(st *unix.Statfs_t) error { return unix.Fstatfs(b.rootFD, st) }
+func (b *dirBranch) isHidden(path string) bool      { return len(b.hidden) > 0 && b.hidden["/"+path] }
+func (b *dirBranch) ino(st *unix.Stat_t) uint64     { return foldIno(st.Ino, st.Dev, b.dev) }
+func child(dir, name string) string                 { return strings.TrimPrefix(dir+"/"+name, "/") }
+
+// Close releases the branch's descriptors.
+func (b *dirBranch) Close() error {
+	if b.ownFDs {
+		b.fds.Close()
+	}
+	return unix.Close(b.rootFD)
+}
+
+// inoBits is how many bits of a file's number a branch may use; the union puts the branch's number above them.
+const inoBits = 48
+
+// foldIno makes an inode number of the host unique over the mounts within a branch, in 48 bits. Numbers of the branch's
+// own device stay as they are (they fit on every file system that counts them up); others are hashed.
+func foldIno(ino, dev, rootDev uint64) uint64 {
+	if dev == rootDev && ino < 1<<(inoBits-1) {
+		return ino
+	}
+	var b [16]byte
+	for i := range 8 {
+		b[i], b[8+i] = byte(ino>>(8*i)), byte(dev>>(8*i))
+	}
+	return xxhash.Sum64(b[:])>>(64-inoBits+1) | 1<<(inoBits-1)
+}
+
+// hostDir is one directory of a dirBranch, known by its path below the branch's root.
+type hostDir struct {
+	b    *dirBranch
+	path string // without leading slash; "" is the root
+
+	mu sync.Mutex // guards fd
+	fd *descriptor
+}
+
+// open returns a descriptor (O_PATH) of the directory and what releases it.
+func (d *hostDir) open() (int, *descriptor, error) {
+	if d.path == "" {
+		return d.b.rootFD, nil, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.b.fds.acquire(d.fd) {
+		return d.fd.fd, d.fd, nil
+	}
+	fd, err := unix.Openat2(d.b.rootFD, d.path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, nil, err
+	}
+	d.fd = d.b.fds.add(fd, false)
+	return fd, d.fd, nil
+}
+
+func (d *hostDir) release(h *descriptor) {
+	if h != nil {
+		d.b.fds.release(h)
+	}
+}
+
+func (d *hostDir) Self() Entry { return Entry{Type: unix.S_IFDIR} }
+
+func (d *hostDir) Describe(Entry) string { return d.b.path }
+
+func (d *hostDir) Sub(e Entry) (Dir, error) {
+	if e.Type != unix.S_IFDIR {
+		return nil, unix.ENOTDIR
+	}
+	if e.Name == "" {
+		return d, nil
+	}
+	return &hostDir{b: d.b, path: child(d.path, e.Name)}, nil
+}
+
+func (d *hostDir) Lookup(name string) (Entry, error) {
+	if strings.HasPrefix(name, whiteoutPrefix) || d.b.isHidden(d.path) {
+		return Entry{}, unix.ENOENT
+	}
+	fd, h, err := d.open()
+	if err != nil {
+		return Entry{}, err
+	}
+	defer d.release(h)
+	var st unix.Stat_t
+	err = statAt(fd, name, &st)
+	if err == unix.ENOENT {
+		if statAt(fd, whiteoutPrefix+name, &st) == nil {
+			return Entry{Name: name, Whiteout: true}, nil
+		}
+		return Entry{}, err
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	e := Entry{Name: name, Ino: d.b.ino(&st), Type: st.Mode & unix.S_IFMT}
+	e.Whiteout = isWhiteoutDevice(&st) || st.Size == 0 && e.Type == unix.S_IFREG && d.xattrWhiteout(fd, name)
+	return e, nil
+}
+
+// xattrWhiteout reports whether an empty file is the kernel's xattr form of a whiteout.
+func (d *hostDir) xattrWhiteout(fd int, name string) bool {
+	if _, allowed, err := markedOpaque(fd, ""); err != nil || !allowed {
+		return false
+	}
+	v, err := overlayXattr(fd, name, "whiteout")
+	return err == nil && v != nil
+}
+
+func (d *hostDir) List(_ uint64, yield func(Entry) bool) error {
+	if d.b.isHidden(d.path) {
+		return nil
+	}
+	fd, h, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer d.release(h)
+	var self unix.Stat_t
+	if err := statAt(fd, "", &self); err != nil {
+		return err
+	}
+	xattrForm := -1 // whether the directory may hold xattr whiteouts: asked once, and only if an empty file is met
+	var failed error
+	err = listAt(fd, "", func(de dirent) bool {
+		e := Entry{Name: de.name, Type: de.mode, Ino: foldIno(de.ino, self.Dev, d.b.dev)}
+		if name, ok := strings.CutPrefix(de.name, whiteoutPrefix); ok {
+			if de.name == opaqueName || name == "" {
+				return true
+			}
+			return yield(Entry{Name: name, Whiteout: true})
+		}
+		// Only a stat tells a whiteout from a device, or anything where the file system gives no type. Empty files
+		// matter only in directories that say so.
+		look := e.Type == 0 || e.Type == unix.S_IFCHR
+		if e.Type == unix.S_IFREG {
+			if xattrForm < 0 {
+				xattrForm = 0
+				if _, ok, _ := markedOpaque(fd, ""); ok {
+					xattrForm = 1
+				}
+			}
+			look = xattrForm == 1
+		}
+		if look {
+			var st unix.Stat_t
+			if err := statAt(fd, de.name, &st); err != nil {
+				if err == unix.ENOENT {
+					return true
+				}
+				failed = err
+				return false
+			}
+			e.Type, e.Ino = st.Mode&unix.S_IFMT, d.b.ino(&st)
+			e.Whiteout = isWhiteoutDevice(&st) ||
+				xattrForm == 1 && e.Type == unix.S_IFREG && st.Size == 0 && d.xattrWhiteout(fd, de.name)
+		}
+		return yield(e)
+	})
+	if err == nil {
+		err = failed
+	}
+	return err
+}
+
+func (d *hostDir) Opaque() (bool, error) {
+	fd, h, err := d.open()
+	if err != nil {
+		return false, err
+	}
+	defer d.release(h)
+	if opaque, _, err := markedOpaque(fd, ""); err != nil || opaque {
+		return opaque, err
+	}
+	var st unix.Stat_t
+	err = statAt(fd, opaqueName, &st)
+	if err == unix.ENOENT || err == unix.EACCES {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (d *hostDir) Redirect() (string, error) {
+	fd, h, err := d.open()
+	if err != nil {
+		return "", err
+	}
+	defer d.release(h)
+	v, err := overlayXattr(fd, "", "redirect")
+	return string(v), err
+}
+
+func (d *hostDir) Stat(e Entry, a *Attr) error {
+	fd, h, err := d.open()
+	if err != nil {
+		return err
+	}
+	defer d.release(h)
+	var st unix.Stat_t
+	if err := statAt(fd, e.Name, &st); err != nil {
+		return err
+	}
+	a.fromStat(&st)
+	a.Ino = d.b.ino(&st)
+	if o := d.b.opts.UnmappedAs; o != nil {
+		if a.UID == overflowID {
+			a.UID = o.UID
+		}
+		if a.GID == overflowID {
+			a.GID = o.GID
+		}
+	}
+	return nil
+}
+
+func (d *hostDir) Open(e Entry) (*Data, error) {
+	dir, h, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.release(h)
+	// O_NONBLOCK: the entry was a regular file when it was listed; should it be a FIFO now, don't hang on it.
+	fd, err := unix.Openat(dir, e.Name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOATIME, 0)
+	if err == unix.EPERM {
+		fd, err = unix.Openat(dir, e.Name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, errors.Join(err, unix.EIO)
+	}
+	data := &Data{FD: fd, Size: st.Size, Release: func() { unix.Close(fd) }}
+	if st.Size > 0 {
+		data.Elsewhere, data.Redirect, err = metadataOnly(dir, e.Name)
+		if err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+func (d *hostDir) Readlink(e Entry) (string, error) {
+	fd, h, err := d.open()
+	if err != nil {
+		return "", err
+	}
+	defer d.release(h)
+	return readlinkAt(fd, e.Name)
+}
+
+func readlinkAt(dir int, name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(dir, name, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func (d *hostDir) Getxattr(e Entry, name string) ([]byte, error) {
+	fd, h, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.release(h)
+	return getxattrAt(fd, e.Name, name)
+}
+
+func (d *hostDir) Listxattr(e Entry) ([]string, error) {
+	fd, h, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.release(h)
+	return listxattrAt(fd, e.Name)
+}

@@ -1,0 +1,204 @@
+package cow
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetAttr is what Setattr changes: the fields that Valid names.
+type SetAttr struct {
+	Valid        SetAttrMask
+	Mode         uint32 // the permission bits, setuid, setgid and sticky
+	UID, GID     uint32
+	Size         uint64
+	Atime, Mtime unix.Timespec
+}
+
+// SetAttrMask is a set of fields of SetAttr.
+type SetAttrMask uint32
+
+const (
+	SetMode SetAttrMask = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	SetAtimeNow
+	SetMtimeNow
+	KillPriv // clear setuid, and setgid of a file that its group may execute, as a write by another than the owner does
+)
+
+// Setattr changes attributes and fills a with all of them. For a new size the data is copied up only so far.
+func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	keep := int64(wholeSize)
+	if s.Valid&SetSize != 0 {
+		if n.isDir() {
+			return unix.EISDIR
+		}
+		if !n.regular() || s.Size > math.MaxInt64 {
+			return unix.EINVAL
+		}
+		keep = int64(s.Size)
+	}
+	if same, err := u.sameTimes(n, s, a); same || err != nil {
+		return err
+	}
+	if !n.isDir() {
+		if err := u.copyUp(n, keep); err != nil {
+			return err
+		}
+	}
+	if s.Valid&SetSize != 0 {
+		f, err := u.open(n, true)
+		if err != nil {
+			return err
+		}
+		if f.part != nil {
+			err = f.part.truncate(int64(s.Size))
+		} else {
+			err = unix.Ftruncate(f.FD, int64(s.Size))
+		}
+		f.Release()
+		if err != nil {
+			return err
+		}
+	}
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	if n.isDir() && !n.isRemoved() {
+		if err := u.raise(n); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.inUpper {
+		return unix.ENOENT
+	}
+	p, err := u.at(n)
+	if err != nil {
+		return err
+	}
+	defer p.done()
+	if n.part != nil {
+		n.part.mu.Lock() // it puts times back
+		err = u.setattrAt(n, p, s)
+		n.part.mu.Unlock()
+	} else {
+		err = u.setattrAt(n, p, s)
+	}
+	if err != nil {
+		return err
+	}
+	return u.getattr(n, a)
+}
+
+// sameTimes reports whether all that is asked of a file that only lower branches have is to give it the times that it has, and then
+// fills a. A kernel that keeps times itself (FUSE_WRITEBACK_CACHE) asks so for every file that it unlinked, and a copy-up
+// of what was just deleted would be a waste.
+func (u *Union) sameTimes(n *Node, s *SetAttr, a *Attr) (bool, error) {
+	if s.Valid&^(SetAtime|SetMtime) != 0 {
+		return false, nil
+	}
+	n.mu.RLock()
+	inUpper := n.inUpper
+	n.mu.RUnlock()
+	if inUpper {
+		return false, nil
+	}
+	if err := u.Getattr(n, a); err != nil {
+		return false, err
+	}
+	return (s.Valid&SetAtime == 0 || s.Atime == a.Atime) && (s.Valid&SetMtime == 0 || s.Mtime == a.Mtime), nil
+}
+
+func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
+	if s.Valid&(SetUID|SetGID) != 0 {
+		uid, gid, err := u.owners.chowned(s)
+		if err != nil {
+			return err
+		}
+		var before unix.Stat_t
+		if err := statAt(p.dir, p.name, &before); err != nil {
+			return err
+		}
+		if err := u.chown(p.dir, p.name, uid, gid); err != nil {
+			return err
+		}
+		// chown(2) cleared setuid and setgid; whether that is right for the caller the kernel decided already, and
+		// says by KillPriv or a mode.
+		if before.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && s.Valid&(SetMode|KillPriv) == 0 && n.regular() {
+			if err := unix.Fchmodat(p.dir, p.name, before.Mode&0o7777, 0); err != nil {
+				return err
+			}
+		}
+	}
+	if s.Valid&SetMode != 0 {
+		if n.kind == unix.S_IFLNK {
+			return unix.EOPNOTSUPP
+		}
+		if err := unix.Fchmodat(p.dir, p.name, s.Mode&0o7777, 0); err != nil {
+			return err
+		}
+	} else if s.Valid&KillPriv != 0 && n.regular() {
+		if err := killPriv(p); err != nil {
+			return err
+		}
+	}
+	if s.Valid&(SetAtime|SetMtime|SetAtimeNow|SetMtimeNow) != 0 {
+		times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
+		set := func(t *unix.Timespec, to, now SetAttrMask, v unix.Timespec) {
+			switch {
+			case s.Valid&now != 0:
+				*t = unix.Timespec{Nsec: unix.UTIME_NOW}
+			case s.Valid&to != 0:
+				*t = v
+			}
+		}
+		set(&times[0], SetAtime, SetAtimeNow, s.Atime)
+		set(&times[1], SetMtime, SetMtimeNow, s.Mtime)
+		return unix.UtimesNanoAt(p.dir, p.name, times[:], unix.AT_SYMLINK_NOFOLLOW)
+	}
+	return nil
+}
+
+// killPriv is what file_remove_privs does (fs/inode.c): setuid goes, and setgid if the group may execute.
+func killPriv(p place) error {
+	var st unix.Stat_t
+	if err := statAt(p.dir, p.name, &st); err != nil {
+		return err
+	}
+	mode := st.Mode & 0o7777 &^ unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	if mode == st.Mode&0o7777 {
+		return nil
+	}
+	return unix.Fchmodat(p.dir, p.name, mode, 0)
+}
+
+// Readlink returns the target of a symbolic link.
+func (u *Union) Readlink(n *Node) (string, error) {
+	if n.kind != unix.S_IFLNK {
+		return "", unix.EINVAL
+	}
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.inUpper {
+		return n.low.dir.Readlink(n.low.entry)
+	}
+	p, err := u.at(n)
+	if err != nil {
+		return "", err
+	}
+	defer p.done()
+	return readlinkAt(p.dir, p.name)
+}

@@ -1,0 +1,156 @@
+package cow
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// BranchXattr is a read-only attribute that every file of a union has and no listing shows: which branch or layer provides the
+// file, and after a newline each that it hides or is merged with.
+const BranchXattr = "user.unionfs.branch"
+
+// Getxattr returns the value of an extended attribute; ENODATA if the file has none of that name.
+func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if name == BranchXattr {
+		return u.describe(n)
+	}
+	disk := escapeXattr(name)
+	if disk == name && privateXattr(name) {
+		return nil, unix.ENODATA
+	}
+	if n.inUpper {
+		p, err := u.at(n)
+		if err != nil {
+			return nil, err
+		}
+		defer p.done()
+		v, err := getxattrAt(p.dir, p.name, disk)
+		return u.owners.shownXattr(name, v), err
+	}
+	s := n.lowerSource()
+	v, err := s.dir.Getxattr(s.entry, disk)
+	return u.owners.shownXattr(name, v), err
+}
+
+// lowerSource is the lower file that a node which is not in the upper branch is.
+func (n *Node) lowerSource() source {
+	if n.isDir() {
+		return n.dir.sources[0]
+	}
+	return n.low
+}
+
+// Listxattr returns the names of a file's extended attributes, without those that the format on disk needs for itself.
+func (u *Union) Listxattr(n *Node) ([]string, error) {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var names []string
+	var err error
+	if n.inUpper {
+		var p place
+		if p, err = u.at(n); err == nil {
+			names, err = listxattrAt(p.dir, p.name)
+			p.done()
+		}
+	} else {
+		s := n.lowerSource()
+		names, err = s.dir.Listxattr(s.entry)
+	}
+	if err != nil {
+		if noXattr(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	shown := names[:0]
+	for _, x := range names {
+		if x, ok := unescapeXattr(x); ok {
+			shown = append(shown, x)
+		}
+	}
+	return shown, nil
+}
+
+// Setxattr sets an extended attribute, with the flags of setxattr(2).
+func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
+	value, err := u.owners.storedXattr(name, value)
+	if err != nil {
+		return err
+	}
+	return u.changeXattr(n, name, func(p place, disk string) error {
+		return setxattrAt(p.dir, p.name, disk, value, flags)
+	})
+}
+
+// Removexattr removes an extended attribute; ENODATA if the file has none of that name.
+func (u *Union) Removexattr(n *Node, name string) error {
+	return u.changeXattr(n, name, func(p place, disk string) error {
+		return removexattrAt(p.dir, p.name, disk)
+	})
+}
+
+func (u *Union) changeXattr(n *Node, name string, change func(p place, disk string) error) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	disk := escapeXattr(name)
+	if disk == name && privateXattr(name) || name == BranchXattr {
+		return unix.EPERM
+	}
+	if !n.isDir() {
+		if err := u.copyUp(n, wholeSize); err != nil {
+			return err
+		}
+	}
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	if n.isDir() && !n.isRemoved() {
+		if err := u.raise(n); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, err := u.at(n)
+	if err != nil {
+		return err
+	}
+	defer p.done()
+	return change(p, disk)
+}
+
+// describe says where a file comes from. The caller holds tree and n.mu.
+func (u *Union) describe(n *Node) ([]byte, error) {
+	var from []string
+	if n.inUpper {
+		from = append(from, u.upper.path)
+	}
+	if n.isDir() {
+		for _, s := range n.dir.sources {
+			from = append(from, s.dir.Describe(s.entry))
+		}
+	} else if n.low.dir != nil {
+		from = append(from, n.low.dir.Describe(n.low.entry))
+	}
+	// A file that is the upper branch's own hides what the lower ones have under the same name.
+	if !n.isDir() && n.low.dir == nil && len(n.links) > 0 && n.links[0].upper {
+		l := n.links[0]
+		// Where its directory is being changed, half an answer is better than a lock out of order.
+		if l.parent.mu.TryRLock() {
+			if l.parent.dir.loaded {
+				if low, ok, err := l.parent.dir.lookupLower(l.name); err == nil && ok {
+					from = append(from, low.dir.Describe(low.entry))
+				}
+			}
+			l.parent.mu.RUnlock()
+		}
+	}
+	return []byte(strings.Join(from, "\n")), nil
+}

@@ -1,0 +1,142 @@
+package fs
+
+import (
+	"errors"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"unionfs/cow"
+)
+
+// makeFile runs one of the calls that make a file: with the mode that umask and the directory's default ACL leave, and with
+// the ACLs that the file inherits set afterwards.
+func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut,
+	call func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error)) fuse.Status {
+
+	dir := h.u.Node(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	inh, err := h.inherit(dir, mode, umask)
+	if err != nil {
+		return h.status(op, err)
+	}
+	var a cow.Attr
+	n, err := call(dir, inh.mode, owner(in), &a)
+	if err != nil {
+		return h.status(op, err)
+	}
+	if err := h.setInherited(n, &inh, &a); err != nil {
+		h.undo(dir, n, name, a.IsDir())
+		return h.status(op, err)
+	}
+	h.fillEntry(n, &a, out)
+	return fuse.OK
+}
+
+// undo removes a file that was just made and could not be given its ACL.
+func (h *handler) undo(dir, n *cow.Node, name string, isDir bool) {
+	if isDir {
+		_ = h.u.Rmdir(dir, name)
+	} else {
+		_ = h.u.Unlink(dir, name)
+	}
+	h.u.Forget(n, 1)
+}
+
+func owner(in *fuse.InHeader) cow.Owner { return cow.Owner{UID: in.Uid, GID: in.Gid} }
+
+func (h *handler) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	return h.makeFile("mkdir", &in.InHeader, name, unix.S_IFDIR|in.Mode&0o7777, in.Umask, out,
+		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
+			return h.u.Mkdir(dir, name, mode&0o7777, o, a)
+		})
+}
+
+func (h *handler) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	return h.makeFile("mknod", &in.InHeader, name, in.Mode, in.Umask, out,
+		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
+			return h.u.Mknod(dir, name, mode, in.Rdev, o, a)
+		})
+}
+
+// Create makes a file; there is nothing to open. Its reply says KEEP_CACHE, as the kernel assumes for all other opens.
+func (h *handler) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	st := h.makeFile("create", &in.InHeader, name, unix.S_IFREG|in.Mode&0o7777, in.Umask, &out.EntryOut,
+		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
+			return h.u.Create(dir, name, mode&0o7777, o, a)
+		})
+	if st == fuse.Status(unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
+		return h.openExisting(in, name, out)
+	}
+	return st
+}
+
+// openExisting answers a CREATE without O_EXCL of a name that is there after all: the kernel had kept that it isn't, or
+// sends a request again that a former server had carried out.
+func (h *handler) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir := h.u.Node(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	var a cow.Attr
+	n, err := h.u.Lookup(dir, name, &a)
+	if err != nil {
+		return h.status("create", err)
+	}
+	if a.Mode&unix.S_IFMT != unix.S_IFREG {
+		h.u.Forget(n, 1)
+		return fuse.Status(unix.EEXIST)
+	}
+	if in.Flags&unix.O_TRUNC != 0 {
+		s := cow.SetAttr{Valid: cow.SetSize}
+		if in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0 {
+			s.Valid |= cow.KillPriv
+		}
+		if err := h.u.Setattr(n, &s, &a); err != nil {
+			h.u.Forget(n, 1)
+			return h.status("create", err)
+		}
+	}
+	h.fillEntry(n, &a, &out.EntryOut)
+	return fuse.OK
+}
+
+// Tmpfile is not offered. The answer is not ENOSYS, so that a later server of the same mount can begin to.
+func (h *handler) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
+	return fuse.Status(unix.EOPNOTSUPP)
+}
+
+func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	dir := h.u.Node(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	var a cow.Attr
+	n, err := h.u.Symlink(dir, name, target, owner(in), &a)
+	if err != nil {
+		return h.status("symlink", err)
+	}
+	h.fillEntry(n, &a, out)
+	return fuse.OK
+}
+
+func (h *handler) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	dir, n := h.u.Node(in.NodeId), h.u.Node(in.Oldnodeid)
+	if dir == nil || n == nil {
+		return stale
+	}
+	var a cow.Attr
+	if err := h.u.Link(n, dir, name, &a); err != nil {
+		return h.status("link", err)
+	}
+	h.fillEntry(n, &a, out)
+	return fuse.OK
+}
+
+// isUnsupported reports that a file system has no such attribute at all.
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)
+}

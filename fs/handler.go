@@ -1,0 +1,109 @@
+package fs
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"unionfs/cow"
+)
+
+// handler answers the kernel's requests. It has no state of its own but what is fixed at the mount and pools of memory:
+// see the package documentation for why.
+type handler struct {
+	// RawFileSystem answers ENOSYS to what the mount's capabilities keep the kernel from asking (locks).
+	fuse.RawFileSystem
+
+	u         *cow.Union
+	entryLife lifetime
+	attrLife  lifetime
+	rootIno   uint64 // st_ino of the root, whose node ID is 1
+
+	acl       bool // POSIX ACLs are on; new files inherit them, and umask is applied here
+	writeback bool
+
+	log    *slog.Logger
+	logged sync.Map // string → struct{}: what was reported once already
+
+	server *fuse.Server // set by Init, before the first request is handled
+
+	dirents sync.Pool // *[]cow.DirEnt
+	attrs   sync.Pool // *cow.Attr
+	results sync.Pool // *copied
+}
+
+func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
+	h := &handler{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		u:             u,
+		entryLife:     newLifetime(o.EntryTimeout),
+		attrLife:      newLifetime(o.AttrTimeout),
+		acl:           !o.NoACL,
+		writeback:     !readOnly && !o.NoWriteback,
+		log:           o.Logger,
+	}
+	h.dirents.New = func() any {
+		s := make([]cow.DirEnt, 0, direntBatch)
+		return &s
+	}
+	h.attrs.New = func() any { return new(cow.Attr) }
+	h.results.New = func() any { return &copied{pool: &h.results} }
+	var a cow.Attr
+	if err := u.Getattr(u.Root(), &a); err != nil {
+		return nil, err
+	}
+	h.rootIno = a.Ino
+	return h, nil
+}
+
+func (h *handler) String() string { return subtype }
+
+func (h *handler) Init(s *fuse.Server) { h.server = s }
+
+// Open, OpenDir, Flush and Access are never asked again after ENOSYS. The kernel has no file handle then.
+
+func (h *handler) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
+
+func (h *handler) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+func (h *handler) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+func (h *handler) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// Ioctl has none to offer. The answer is ENOTTY, as from any file system that doesn't know the number.
+func (h *handler) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(unix.ENOTTY)
+}
+
+// status is the reply that err becomes. ENOSYS never is one: the kernel would stop sending the request for the rest of
+// the mount's life.
+func (h *handler) status(op string, err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	errno, bare := err.(unix.Errno)
+	if !bare && !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	if errno == 0 {
+		errno = unix.EIO
+	}
+	if errno == unix.ENOSYS {
+		errno = unix.EOPNOTSUPP
+	}
+	if errno == unix.EIO && !bare {
+		if _, again := h.logged.LoadOrStore(op+": "+err.Error(), struct{}{}); !again {
+			h.log.Error("a file operation failed", "op", op, "err", err)
+		}
+	}
+	return fuse.Status(errno)
+}
+
+// stale is the answer about a node that the union doesn't know: it was forgotten, or another server knew it.
+const stale = fuse.Status(syscall.ESTALE)

@@ -1,0 +1,266 @@
+package layerstore
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
+)
+
+// repository is a repository of a registry, as one pull sees it. go-containerregistry does the authentication; requests
+// are made here, as its own can't resume a download.
+type repository struct {
+	client *http.Client
+	base   url.URL // of the repository, https://registry/v2/name
+}
+
+// isLoopback reports whether a host, with or without a port, is this machine.
+func isLoopback(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// guard refuses requests without encryption, redirections to such included, except to this machine. The library's own
+// idea of where plain HTTP is fine takes in private networks.
+type guard struct {
+	inner    http.RoundTripper
+	insecure bool
+}
+
+var errPlainHTTP = errors.New("the connection would not be encrypted: --insecure allows that")
+
+// RoundTrip implements http.RoundTripper.
+func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && !g.insecure && !isLoopback(r.URL.Host) {
+		return nil, fmt.Errorf("%s: %w", r.URL.Host, errPlainHTTP)
+	}
+	return g.inner.RoundTrip(r)
+}
+
+// openRepository authenticates with the registry of repo for pulling.
+func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (*repository, error) {
+	keychain := o.Keychain
+	if keychain == nil {
+		keychain = authn.DefaultKeychain
+	}
+	auth, err := authn.Resolve(ctx, keychain, repo)
+	if err != nil {
+		return nil, fmt.Errorf("finding credentials for %s: %w", repo.RegistryStr(), err)
+	}
+	base := remote.DefaultTransport
+	if t, ok := base.(*http.Transport); ok && o.Insecure {
+		t = t.Clone()
+		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // what --insecure asks for
+		base = t
+	}
+	// Its decompression would hide the bytes that the digest is of.
+	if t, ok := base.(*http.Transport); ok {
+		t = t.Clone()
+		t.DisableCompression = true
+		t.ResponseHeaderTimeout = idleTimeout
+		base = t
+	}
+	tr := transport.NewRetry(&guard{base, o.Insecure}, transport.WithRetryStatusCodes(
+		http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
+	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, tr, []string{repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the registry %s: %w", repo.RegistryStr(), err)
+	}
+	return &repository{
+		client: &http.Client{Transport: rt, CheckRedirect: checkRedirect},
+		base:   url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr()},
+	}, nil
+}
+
+// checkRedirect keeps a registry elsewhere from having us ask hosts of our own network, such as a cloud's metadata
+// service.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("the registry redirects in circles")
+	}
+	if len(via) == 0 || r.URL.Hostname() == via[0].URL.Hostname() || isLoopback(via[0].URL.Host) {
+		return nil
+	}
+	ip := net.ParseIP(r.URL.Hostname())
+	if ip != nil && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) {
+		return fmt.Errorf("%s redirects to the private address %s, which is not followed", via[0].URL.Host, ip)
+	}
+	return nil
+}
+
+// get asks for manifests or blobs, from the byte at offset on. The answer has status 200, or 206 if offset isn't 0 and
+// the registry can do that.
+func (r *repository) get(ctx context.Context, kind, id string, accept []string, offset int64) (*http.Response, error) {
+	u := r.base
+	u.Path += "/" + kind + "/" + id
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(accept) > 0 {
+		req.Header.Set("Accept", strings.Join(accept, ","))
+	}
+	ok := []int{http.StatusOK}
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		ok = append(ok, http.StatusPartialContent)
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, ok...); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// small reads a blob or manifest that is kept in memory.
+func small(resp *http.Response, most int64) ([]byte, error) {
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > most {
+		return nil, fmt.Errorf("it has more than the %d bytes that are allowed", most)
+	}
+	return b, nil
+}
+
+// idleTimeout is how long a registry may send nothing.
+const idleTimeout = 60 * time.Second
+
+// blobStream reads a blob and, when the connection breaks, goes on where it broke. It checks nothing.
+type blobStream struct {
+	ctx    context.Context
+	repo   *repository
+	digest digest.Digest
+	size   int64 // that the manifest says
+	body   io.ReadCloser
+	off    int64
+	failed int // attempts since the last byte
+}
+
+// attempts is how often a download is tried without a byte of progress.
+const attempts = 4
+
+func openBlob(ctx context.Context, repo *repository, d digest.Digest, size int64) (*blobStream, error) {
+	b := &blobStream{ctx: ctx, repo: repo, digest: d, size: size}
+	return b, b.open()
+}
+
+// open asks for the blob from off on.
+func (b *blobStream) open() error {
+	resp, err := b.repo.get(b.ctx, "blobs", b.digest.String(), nil, b.off)
+	if err != nil {
+		return err
+	}
+	rest := b.size - b.off
+	if resp.StatusCode == http.StatusOK {
+		rest = b.size
+	} else if from := fmt.Sprintf("bytes %d-", b.off); !strings.HasPrefix(resp.Header.Get("Content-Range"), from) {
+		resp.Body.Close()
+		return fmt.Errorf("the registry was asked for the bytes from %d on and sent %q", b.off, clip(resp.Header.Get("Content-Range")))
+	}
+	if resp.ContentLength >= 0 && resp.ContentLength != rest {
+		resp.Body.Close()
+		return &sizeError{want: b.size, got: b.size - rest + resp.ContentLength}
+	}
+	if resp.StatusCode == http.StatusOK && b.off > 0 {
+		if _, err := io.CopyN(io.Discard, resp.Body, b.off); err != nil {
+			resp.Body.Close()
+			return err
+		}
+	}
+	b.body = resp.Body
+	return nil
+}
+
+// sizeError says that a blob has another size than its descriptor.
+type sizeError struct{ want, got int64 }
+
+func (e *sizeError) Error() string {
+	return fmt.Sprintf("the registry has %d bytes of it, the manifest says %d", e.got, e.want)
+}
+
+// Read implements io.Reader.
+func (b *blobStream) Read(p []byte) (int, error) {
+	for {
+		if b.body == nil {
+			if err := b.open(); err != nil {
+				var lie *sizeError
+				if errors.As(err, &lie) || !b.again() {
+					return 0, err
+				}
+				continue
+			}
+		}
+		body := b.body
+		stalled := time.AfterFunc(idleTimeout, func() { body.Close() })
+		n, err := body.Read(p)
+		if !stalled.Stop() && err != nil {
+			err = fmt.Errorf("the registry sent nothing for %v", idleTimeout)
+		}
+		b.off += int64(n)
+		if n > 0 {
+			b.failed = 0
+			if !errors.Is(err, io.EOF) {
+				err = nil // shows again if it matters
+			}
+			return n, err
+		}
+		if err == nil || errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		b.body.Close()
+		b.body = nil
+		if !b.again() {
+			return 0, err
+		}
+	}
+}
+
+// again waits before another attempt. False if there were enough.
+func (b *blobStream) again() bool {
+	const pause = 100 * time.Millisecond
+	b.failed++
+	if b.failed >= attempts {
+		return false
+	}
+	select {
+	case <-time.After(pause << (2 * (b.failed - 1))):
+		return true
+	case <-b.ctx.Done():
+		return false
+	}
+}
+
+// Close implements io.Closer.
+func (b *blobStream) Close() error {
+	if b.body == nil {
+		return nil
+	}
+	return b.body.Close()
+}

@@ -1,0 +1,261 @@
+package volumes
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Kind is what stands behind a mount point.
+type Kind int
+
+const (
+	Bind  Kind = iota // a directory or file of the host
+	Named             // a named volume
+	Tmpfs             // memory
+)
+
+// Volume is one mount that the user asked for.
+type Volume struct {
+	Kind Kind
+
+	// Source is the absolute path on the host of a Bind and the name of a Named volume. Empty for a Named volume
+	// means an anonymous one, which gets a random name.
+	Source string
+
+	// Target is where it is mounted in the container: absolute, clean, and not the root.
+	Target string
+
+	// Options are mount options in the words of the OCI runtime specification, without bind and rbind: ro, nosuid,
+	// rprivate, size=64m, …
+	Options []string
+
+	// NonRecursive mounts the source without the mounts below it.
+	NonRecursive bool
+}
+
+// ParseVolume reads the value of -v: [HOST-PATH|NAME:]TARGET[:OPTION,…]. A source with a slash or a leading dot is a
+// path, relative to dir if it isn't absolute; anything else is a volume's name.
+func ParseVolume(value, dir string) (Volume, error) {
+	fail := func(format string, args ...any) (Volume, error) {
+		return Volume{}, fmt.Errorf("volume %q: %w", value, fmt.Errorf(format, args...))
+	}
+	parts := strings.Split(value, ":")
+	var v Volume
+	var source, options string
+	switch len(parts) {
+	case 1:
+		v.Kind, v.Target = Named, parts[0]
+	case 3:
+		if options = parts[2]; options == "" {
+			return fail("the options after the second colon are empty")
+		}
+		fallthrough
+	case 2:
+		if source, v.Target = parts[0], parts[1]; source == "" {
+			return fail("the source before the colon is empty; want HOST-PATH:TARGET or NAME:TARGET")
+		}
+	default:
+		return fail("too many colons; for paths with a colon use --mount type=bind,source=…,target=…")
+	}
+	if err := v.setSource(source, dir); err != nil {
+		return fail("%w", err)
+	}
+	if err := v.setTarget(v.Target); err != nil {
+		return fail("%w", err)
+	}
+	if options != "" {
+		if err := v.addOptions(strings.Split(options, ",")); err != nil {
+			return fail("%w", err)
+		}
+	}
+	return v, nil
+}
+
+// ParseMount reads the value of --mount: type=bind|volume|tmpfs, source=, target=, readonly, and options, separated by
+// commas. The type is volume if it isn't given.
+func ParseMount(value, dir string) (Volume, error) {
+	fail := func(format string, args ...any) (Volume, error) {
+		return Volume{}, fmt.Errorf("mount %q: %w", value, fmt.Errorf(format, args...))
+	}
+	kind, source, target := "volume", "", ""
+	var options []string
+	var v Volume
+	for field := range strings.SplitSeq(value, ",") {
+		key, val, hasValue := strings.Cut(field, "=")
+		switch key {
+		case "type":
+			kind = val
+		case "source", "src":
+			source = val
+		case "target", "destination", "dst":
+			target = val
+		case "readonly", "ro":
+			switch {
+			case !hasValue || val == "true" || val == "1":
+				options = append(options, "ro")
+			case val != "false" && val != "0":
+				return fail("%s is neither true nor false", field)
+			}
+		case "bind-propagation":
+			options = append(options, val)
+		case "bind-nonrecursive":
+			v.NonRecursive = !hasValue || val == "true" || val == "1"
+		case "tmpfs-size":
+			options = append(options, "size="+val)
+		case "tmpfs-mode":
+			options = append(options, "mode="+val)
+		default:
+			return fail("unknown key %q; known are type, source, target, readonly, bind-propagation, bind-nonrecursive, tmpfs-size and tmpfs-mode", key)
+		}
+	}
+	if target == "" {
+		return fail("target= is missing")
+	}
+	if err := v.setTarget(target); err != nil {
+		return fail("%w", err)
+	}
+	switch kind {
+	case "bind":
+		if source == "" {
+			return fail("source= is missing")
+		}
+		v.Source = absolute(source, dir)
+	case "volume":
+		v.Kind, v.Source = Named, source
+		if source != "" && !validName(source) {
+			return fail("%q is not a volume's name; %s", source, nameRule)
+		}
+	case "tmpfs":
+		if source != "" {
+			return fail("a tmpfs has no source")
+		}
+		v.Kind = Tmpfs
+	default:
+		return fail("unknown type %q; known are bind, volume and tmpfs", kind)
+	}
+	if err := v.addOptions(options); err != nil {
+		return fail("%w", err)
+	}
+	return v, nil
+}
+
+// ParseTmpfs reads the value of --tmpfs: TARGET[:OPTION,…].
+func ParseTmpfs(value string) (Volume, error) {
+	target, options, hasOptions := strings.Cut(value, ":")
+	v := Volume{Kind: Tmpfs}
+	err := v.setTarget(target)
+	if err == nil && hasOptions {
+		err = v.addOptions(strings.Split(options, ","))
+	}
+	if err != nil {
+		return Volume{}, fmt.Errorf("tmpfs %q: %w", value, err)
+	}
+	return v, nil
+}
+
+// CheckTargets refuses two volumes at one mount point.
+func CheckTargets(all []Volume) error {
+	seen := map[string]bool{}
+	for _, v := range all {
+		if seen[v.Target] {
+			return fmt.Errorf("two volumes are to be mounted at %s; give each a target of its own", v.Target)
+		}
+		seen[v.Target] = true
+	}
+	return nil
+}
+
+func (v *Volume) setSource(source, dir string) error {
+	switch {
+	case source == "":
+	case strings.HasPrefix(source, ".") || strings.Contains(source, "/"):
+		v.Kind, v.Source = Bind, absolute(source, dir)
+	case !validName(source):
+		return fmt.Errorf("%q is neither a path (which has a slash) nor a volume's name; %s", source, nameRule)
+	default:
+		v.Kind, v.Source = Named, source
+	}
+	return nil
+}
+
+func (v *Volume) setTarget(target string) error {
+	switch {
+	case target == "":
+		return fmt.Errorf("the target is empty; it must be an absolute path in the container")
+	case strings.ContainsRune(target, 0):
+		return fmt.Errorf("the target contains a zero byte")
+	case !path.IsAbs(target):
+		return fmt.Errorf("the target %q is not an absolute path in the container", target)
+	}
+	if v.Target = path.Clean(target); v.Target == "/" {
+		return fmt.Errorf("the target is the container's root; it must be below it")
+	}
+	return nil
+}
+
+// Options that exclude each other, by what they decide about.
+var exclusive = [][]string{
+	{"ro", "rw"},
+	{"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"},
+	{"suid", "nosuid"},
+	{"dev", "nodev"},
+	{"exec", "noexec"},
+	{"bind", "rbind"},
+	{"z", "Z"},
+}
+
+func (v *Volume) addOptions(options []string) error {
+	decided := map[int]string{}
+	for _, option := range options {
+		group := slices.IndexFunc(exclusive, func(words []string) bool { return slices.Contains(words, option) })
+		if group >= 0 {
+			if earlier, ok := decided[group]; ok {
+				return fmt.Errorf("options %s and %s: give one of them, once", earlier, option)
+			}
+			decided[group] = option
+		}
+		key, val, hasValue := strings.Cut(option, "=")
+		switch {
+		case option == "":
+			return fmt.Errorf("an empty option; options are separated by single commas")
+		case option == "bind":
+			v.NonRecursive = true
+		case option == "rbind":
+		case option == "z" || option == "Z":
+			// SELinux labels: there is nothing to relabel, since no process gets a label of its own.
+		case option == "nocopy" || option == "cached" || option == "delegated" || option == "consistent":
+			// Docker's words for what is always so here.
+		case option == "U":
+			return fmt.Errorf("option U (change the source's owner) is not supported; use chown on the host")
+		case group >= 0:
+			v.Options = append(v.Options, option)
+		case v.Kind == Tmpfs && hasValue && (key == "size" || key == "mode" || key == "uid" || key == "gid" || key == "nr_inodes"):
+			if !sizeOrNumber.MatchString(val) {
+				return fmt.Errorf("option %s: %q is not a number", key, val)
+			}
+			v.Options = append(v.Options, option)
+		default:
+			return fmt.Errorf("unknown option %q; known are ro, rw, nosuid, nodev, noexec, bind, private, slave, shared and their r… forms", option)
+		}
+	}
+	return nil
+}
+
+var sizeOrNumber = regexp.MustCompile(`^[0-9]+[kKmMgG%]?$`)
+
+const nameRule = "a name has letters, digits, _ . and -, starts with a letter or digit, and has at most 200 bytes"
+
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$`)
+
+func validName(name string) bool { return namePattern.MatchString(name) }
+
+func absolute(name, dir string) string {
+	if filepath.IsAbs(name) {
+		return filepath.Clean(name)
+	}
+	return filepath.Join(dir, name)
+}
