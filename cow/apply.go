@@ -150,7 +150,10 @@ func (a *application) make(n *Node, attr *Attr, dir int, tmp string) error {
 		if err != nil {
 			return err
 		}
-		err = copyData(fd, &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}, int64(attr.Size), int64(attr.Blocks)*512 < int64(attr.Size), &a.noClone)
+		data := &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}
+		if !cloneData(fd, data, data.Size, &a.noClone) {
+			err = copyData(fd, data, data.Size, int64(attr.Blocks)*512 < data.Size)
+		}
 		f.Release()
 		if err == nil {
 			err = unix.Fdatasync(fd)

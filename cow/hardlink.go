@@ -42,6 +42,9 @@ func (u *Union) indexHardLink(n *Node, tmp string, low *Attr) error {
 
 // fixNlink corrects the link count of a file for what the upper branch keeps besides its names. The caller holds n.mu.
 func (u *Union) fixNlink(n *Node, a *Attr) {
+	if n.part != nil && a.Nlink > 0 && n.part.live() {
+		a.Nlink--
+	}
 	switch {
 	case n.indexed:
 		if p, err := u.at(n); err == nil {

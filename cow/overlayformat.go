@@ -73,6 +73,16 @@ func overlayXattr(dir int, file, name string) ([]byte, error) {
 	return nil, nil
 }
 
+// metadataOnly reports whether a file has overlay.metacopy, and if so where overlay.redirect says that its data is.
+func metadataOnly(dir int, file string) (is bool, redirect string, err error) {
+	v, err := overlayXattr(dir, file, metacopyXattr)
+	if err != nil || v == nil {
+		return false, "", err
+	}
+	v, err = overlayXattr(dir, file, "redirect")
+	return true, string(v), err
+}
+
 // privateXattr reports whether an attribute on disk belongs to the format and is not shown in the union.
 func privateXattr(name string) bool {
 	return strings.HasPrefix(name, trustedPrefix) || strings.HasPrefix(name, userPrefix) ||

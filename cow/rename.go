@@ -47,7 +47,7 @@ func (u *Union) copyUpName(dir *Node, name string) error {
 	}
 	defer u.Forget(n, 1)
 	if !n.isDir() {
-		return u.copyUp(n, 1<<62)
+		return u.copyUp(n, wholeSize)
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
@@ -154,7 +154,7 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 		return nil
 	}
 	if len(n.dir.sources) > 0 {
-		if n.dir.lowerPath != "" {
+		if n.dir.lowerPath != "" && !n.dir.relative {
 			return nil
 		}
 		if u.noRedirect {
@@ -167,7 +167,7 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 			}
 			return err
 		}
-		n.dir.lowerPath = path
+		n.dir.lowerPath, n.dir.relative = path, false
 		return nil
 	}
 	if !hidesLower {

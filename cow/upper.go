@@ -14,11 +14,12 @@ import (
 //
 // In the work directory: lock; new/, where what a rename will put into the upper branch is made; parked/, files without a
 // name that somebody still holds, by node ID; index/, copied-up files whose lower had several hard links, by node ID. new/
-// and parked/ are emptied at the start, index/ belongs to the upper branch.
+// and parked/ are emptied at the start, index/ belongs to the upper branch; partial/, see partial.go.
 type upperBranch struct {
 	path               string
 	root               int // O_PATH
 	fresh, park, index int
+	partial            int
 	lock               int
 	prefix             string // of the overlay xattrs that are written
 	count              atomic.Uint64
@@ -33,7 +34,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 	if work == "" {
 		return nil, errors.New("an upper branch needs a work directory")
 	}
-	b := &upperBranch{path: upper, root: -1, fresh: -1, park: -1, index: -1, lock: -1}
+	b := &upperBranch{path: upper, root: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -67,7 +68,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 		name string
 		fd   *int
 		keep bool
-	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}} {
+	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
 		if !d.keep {
 			if err := removeAllAt(wfd, d.name); err != nil {
 				return nil, fmt.Errorf("clearing %s/%s: %w", work, d.name, err)
@@ -117,7 +118,7 @@ func realPath(p string) (string, error) {
 }
 
 func (b *upperBranch) close() error {
-	for _, fd := range []int{b.root, b.fresh, b.park, b.index, b.lock} {
+	for _, fd := range []int{b.root, b.fresh, b.park, b.index, b.partial, b.lock} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

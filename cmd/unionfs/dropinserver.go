@@ -100,12 +100,7 @@ func serveDropIn(args []string, stderr io.Writer) int {
 }
 
 // serveOverlay mounts, calls ready when the mount answers, and serves until it is unmounted. An interrupt unmounts it.
-func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("mounting %s: %w", line.Target, err)
-		}
-	}()
+func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) error {
 	if err := checkDropInTarget(line); err != nil {
 		return err
 	}
