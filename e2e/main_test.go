@@ -256,6 +256,9 @@ func (c *caller) script(t *testing.T, text string, args ...string) string {
 // eachKind runs the test as every kind of caller.
 func eachKind(t *testing.T, test func(t *testing.T, c *caller)) {
 	for kind := range kinds {
-		t.Run(kind, func(t *testing.T) { test(t, newCaller(t, kind)) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			test(t, newCaller(t, kind))
+		})
 	}
 }
