@@ -51,7 +51,7 @@ func (u *Union) raise(n *Node) error {
 	src := n.dir.sources[0]
 	err = u.copyMetadata(src, u.upper.fresh, tmp)
 	if err == nil {
-		err = unix.Renameat(u.upper.fresh, tmp, to.dir, name)
+		err = u.appear(tmp, to)
 	}
 	if err != nil {
 		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
@@ -243,7 +243,7 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 			return err
 		}
 		defer to.done()
-		if err := unix.Renameat(u.upper.fresh, tmp, to.dir, name); err != nil {
+		if err := u.appear(tmp, to); err != nil {
 			return err
 		}
 		n.links[0].upper = true
@@ -259,6 +259,20 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 		u.fds.release(n.fd)
 	}
 	n.fdMu.Unlock()
+	return nil
+}
+
+// appear moves a finished copy into the upper branch. The directory that it comes into has the name already, for all that the
+// union shows, so its times stay; should that fail they are the only thing that is wrong.
+func (u *Union) appear(tmp string, to place) error {
+	var st unix.Stat_t
+	if err := statAt(to.dir, "", &st); err != nil {
+		return err
+	}
+	if err := unix.Renameat(u.upper.fresh, tmp, to.dir, to.name); err != nil {
+		return err
+	}
+	_ = unix.UtimesNanoAt(to.dir, ".", []unix.Timespec{st.Atim, st.Mtim}, 0)
 	return nil
 }
 

@@ -195,7 +195,7 @@ func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (id uint64, meta 
 	}
 	for _, x := range attrs {
 		switch x {
-		case originXattr:
+		case ownPrefix + originXattr, ownTrustedPrefix + originXattr:
 			origin, err := originOf(dir, name)
 			if err != nil {
 				return 0, false, err

@@ -144,17 +144,17 @@ func (w *tree) dump() []string {
 				if a.Ino < 1<<inoBits && unix.Lstat(w.plain+p, &st) == nil && uint32(st.Nlink) != a.Nlink {
 					w.t.Fatalf("%s has %d links, not %d", p, a.Nlink, st.Nlink)
 				}
-				if first, ok := links[a.Ino]; ok {
-					line += " = " + first
-				} else {
-					links[a.Ino] = p
-				}
 			case unix.S_IFLNK:
 				target, err := w.u.Readlink(c)
 				if err != nil {
 					w.t.Fatalf("readlink %s: %v", p, err)
 				}
 				line += " -> " + target
+			}
+			if first, ok := links[a.Ino]; ok && e.Type != unix.S_IFDIR {
+				line += " = " + first
+			} else {
+				links[a.Ino] = p
 			}
 			out = append(out, line)
 			if e.Type == unix.S_IFDIR {
@@ -190,14 +190,14 @@ func (w *tree) dumpPlain() []string {
 				return err
 			}
 			line += fmt.Sprintf(" %d %x", len(b), checksum(b))
-			if first, ok := links[st.Ino]; ok {
-				line += " = " + first
-			} else {
-				links[st.Ino] = rel
-			}
 		case unix.S_IFLNK:
 			target, _ := os.Readlink(p)
 			line += " -> " + target
+		}
+		if first, ok := links[st.Ino]; ok && !d.IsDir() {
+			line += " = " + first
+		} else {
+			links[st.Ino] = rel
 		}
 		out = append(out, line)
 		return nil

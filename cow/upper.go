@@ -173,7 +173,7 @@ func (b *upperBranch) whiteout(dir int, name string) error {
 
 // originOf reads which lower file an upper file was copied up from; 0 if none is recorded.
 func originOf(dir int, name string) (uint64, error) {
-	v, err := getxattrAt(dir, name, originXattr)
+	v, err := ownXattr(dir, name, originXattr)
 	if noXattr(err) {
 		return 0, nil
 	}
@@ -190,7 +190,7 @@ func originOf(dir int, name string) (uint64, error) {
 // setOrigin records it. File systems without user xattrs, and files that can't have any, do without: the number then
 // changes when the server is started again.
 func setOrigin(dir int, name string, id uint64) error {
-	err := setxattrAt(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)), 0)
+	err := setOwnXattr(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)))
 	if err == unix.EOPNOTSUPP || err == unix.EPERM || err == unix.ENOSPC {
 		return nil
 	}

@@ -243,6 +243,8 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	// A word on a standard error that nobody reads any more must not kill us: with someone listening, Go doesn't.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	go func() {
 		for sig := range signals {
 			s.signal(sig.(syscall.Signal))
