@@ -221,7 +221,7 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 	if n.isDir() {
 		return unix.EPERM
 	}
-	if err := u.copyUp(n, 1<<62); err != nil {
+	if err := u.copyUp(n, wholeSize); err != nil {
 		return err
 	}
 	u.tree.RLock()

@@ -325,7 +325,15 @@ func (d *hostDir) Open(e Entry) (*Data, error) {
 		unix.Close(fd)
 		return nil, errors.Join(err, unix.EIO)
 	}
-	return &Data{FD: fd, Size: st.Size, Release: func() { unix.Close(fd) }}, nil
+	data := &Data{FD: fd, Size: st.Size, Release: func() { unix.Close(fd) }}
+	if st.Size > 0 {
+		data.Elsewhere, data.Redirect, err = metadataOnly(dir, e.Name)
+		if err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	return data, nil
 }
 
 func (d *hostDir) Readlink(e Entry) (string, error) {

@@ -35,7 +35,7 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	keep := int64(math.MaxInt64)
+	keep := int64(wholeSize)
 	if s.Valid&SetSize != 0 {
 		if n.isDir() {
 			return unix.EISDIR
@@ -58,7 +58,11 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Ftruncate(f.FD, int64(s.Size))
+		if f.part != nil {
+			err = f.part.truncate(int64(s.Size))
+		} else {
+			err = unix.Ftruncate(f.FD, int64(s.Size))
+		}
 		f.Release()
 		if err != nil {
 			return err
@@ -81,7 +85,14 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 		return err
 	}
 	defer p.done()
-	if err := u.setattrAt(n, p, s); err != nil {
+	if n.part != nil {
+		n.part.mu.Lock() // it puts times back
+		err = u.setattrAt(n, p, s)
+		n.part.mu.Unlock()
+	} else {
+		err = u.setattrAt(n, p, s)
+	}
+	if err != nil {
 		return err
 	}
 	return u.getattr(n, a)

@@ -14,11 +14,12 @@ import (
 //
 // In the work directory: lock; new/, where what a rename will put into the upper branch is made; parked/, files without a
 // name that somebody still holds, by node ID; index/, copied-up files whose lower had several hard links, by node ID. new/
-// and parked/ are emptied at the start, index/ belongs to the upper branch.
+// and parked/ are emptied at the start, index/ belongs to the upper branch; partial/, see partial.go.
 type upperBranch struct {
 	path               string
 	root               int // O_PATH
 	fresh, park, index int
+	partial            int
 	lock               int
 	prefix             string // of the overlay xattrs that are written
 	count              atomic.Uint64
@@ -33,7 +34,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 	if work == "" {
 		return nil, errors.New("an upper branch needs a work directory")
 	}
-	b := &upperBranch{path: upper, root: -1, fresh: -1, park: -1, index: -1, lock: -1}
+	b := &upperBranch{path: upper, root: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -67,7 +68,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 		name string
 		fd   *int
 		keep bool
-	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}} {
+	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
 		if !d.keep {
 			if err := removeAllAt(wfd, d.name); err != nil {
 				return nil, fmt.Errorf("clearing %s/%s: %w", work, d.name, err)
@@ -117,7 +118,7 @@ func realPath(p string) (string, error) {
 }
 
 func (b *upperBranch) close() error {
-	for _, fd := range []int{b.root, b.fresh, b.park, b.index, b.lock} {
+	for _, fd := range []int{b.root, b.fresh, b.park, b.index, b.partial, b.lock} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -172,7 +173,7 @@ func (b *upperBranch) whiteout(dir int, name string) error {
 
 // originOf reads which lower file an upper file was copied up from; 0 if none is recorded.
 func originOf(dir int, name string) (uint64, error) {
-	v, err := getxattrAt(dir, name, originXattr)
+	v, err := ownXattr(dir, name, originXattr)
 	if noXattr(err) {
 		return 0, nil
 	}
@@ -189,7 +190,7 @@ func originOf(dir int, name string) (uint64, error) {
 // setOrigin records it. File systems without user xattrs, and files that can't have any, do without: the number then
 // changes when the server is started again.
 func setOrigin(dir int, name string, id uint64) error {
-	err := setxattrAt(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)), 0)
+	err := setOwnXattr(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)))
 	if err == unix.EOPNOTSUPP || err == unix.EPERM || err == unix.ENOSPC {
 		return nil
 	}

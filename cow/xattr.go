@@ -1,7 +1,6 @@
 package cow
 
 import (
-	"math"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -106,7 +105,7 @@ func (u *Union) changeXattr(n *Node, name string, change func(p place, disk stri
 		return unix.EPERM
 	}
 	if !n.isDir() {
-		if err := u.copyUp(n, math.MaxInt64); err != nil {
+		if err := u.copyUp(n, wholeSize); err != nil {
 			return err
 		}
 	}

@@ -115,7 +115,7 @@ fuse-overlayfs: there is no TARGET, the directory to mount on; see fuse-overlayf
 fuse-overlayfs: there is nothing to mount; name the branches with -o lowerdir=DIR[:DIR]...[,upperdir=DIR,workdir=DIR]; see fuse-overlayfs --help
 fuse-overlayfs: mounting on HOME/l/none: there is no such directory; make it first
 fuse-overlayfs: the target is inside the branch .; take a directory outside of it
-fuse-overlayfs: mount option "uidmapping=1:2": want INSIDE:OUTSIDE:SIZE[:INSIDE:OUTSIDE:SIZE]...; see fuse-overlayfs --help
+fuse-overlayfs: mount option "uidmapping=1:2": want INSIDE:OUTSIDE:SIZE, once or several times; see fuse-overlayfs --help
 0
 `
 		if got = strings.ReplaceAll(got, c.home, "HOME"); got != want {

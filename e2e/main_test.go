@@ -45,7 +45,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	shared = world{dir: dir, unionfs: filepath.Join(dir, "unionfs")}
-	build := exec.Command("go", "build", "-o", shared.unionfs, "../cmd/unionfs")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", shared.unionfs, "../cmd/unionfs")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building unionfs: %v\n%s", err, out)
@@ -256,6 +256,9 @@ func (c *caller) script(t *testing.T, text string, args ...string) string {
 // eachKind runs the test as every kind of caller.
 func eachKind(t *testing.T, test func(t *testing.T, c *caller)) {
 	for kind := range kinds {
-		t.Run(kind, func(t *testing.T) { test(t, newCaller(t, kind)) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			test(t, newCaller(t, kind))
+		})
 	}
 }

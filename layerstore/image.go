@@ -255,5 +255,13 @@ func (s *Store) Tag(ref, newName string) error {
 	if err != nil {
 		return err
 	}
+	l, err := s.lock(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if err := s.unmark(i.id); err != nil {
+		return err
+	}
 	return a.publishJSON(refRecord{Version: recordVersion, Name: parsed.Name(), Image: i.id}, refsDir, refFile(parsed))
 }

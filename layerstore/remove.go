@@ -15,7 +15,7 @@ import (
 type Removed struct {
 	Untagged []string      // names that are gone
 	Deleted  digest.Digest // image that is gone; empty if it has another name or is in use
-	InUse    bool          // the image has no name left, but something uses it: it stays until Remove by ID, or Prune
+	InUse    bool          // the image has no name left, but something uses it: it goes when the store is next used after that
 	Bytes    int64         // that were freed
 }
 
@@ -89,7 +89,10 @@ func (s *Store) remove(ref string) (*Removed, error) {
 	}
 	if !deleted {
 		removed.InUse = true
-		return removed, nil
+		return removed, os.WriteFile(s.path(inuseDir, id.Encoded()), []byte(removedMark), 0o600)
+	}
+	if err := s.deleteMarked(trash); err != nil {
+		return nil, err
 	}
 	removed.Deleted = id
 	removed.Bytes, err = s.collect(trash)
@@ -120,6 +123,77 @@ func (s *Store) deleteImage(id digest.Digest, trash *attempt) (bool, error) {
 		return false, err
 	}
 	return true, syncDir(s.path(imagesDir))
+}
+
+// removedMark is written into the lock of an image that was removed while something used it.
+const removedMark = "removed\n"
+
+// marked returns the images that were removed while something used them.
+func (s *Store) marked() ([]digest.Digest, error) {
+	entries, err := os.ReadDir(s.path(inuseDir))
+	if err != nil {
+		return nil, err
+	}
+	var ids []digest.Digest
+	for _, e := range entries {
+		id := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		if fi, err := e.Info(); err == nil && fi.Size() > 0 && checkDigest(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// unmark takes the mark away from an image that gets a name again.
+func (s *Store) unmark(id digest.Digest) error {
+	err := os.Truncate(s.path(inuseDir, id.Encoded()), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// deleteMarked deletes the marked images that nothing uses any more. The caller holds the store's lock exclusively.
+func (s *Store) deleteMarked(trash *attempt) error {
+	ids, err := s.marked()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := s.deleteImage(id, trash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reap deletes the marked images that nothing uses any more, and frees their space. If another process is publishing just
+// now, they are left for later.
+func (s *Store) reap() error {
+	ids, err := s.marked()
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	l, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, errBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	trash, err := s.newAttempt(l)
+	if err != nil {
+		l.close()
+		return err
+	}
+	defer trash.close()
+	defer l.close()
+	if err := s.deleteMarked(trash); err != nil {
+		return err
+	}
+	// As in bury, damage elsewhere must not keep the store from being used.
+	s.collect(trash)
+	return nil
 }
 
 // Prune deletes the images that have no name and that nothing uses, and what no image needs. It returns the bytes

@@ -238,7 +238,7 @@ func onePath(value string) (string, error) {
 func idMaps(value string) ([]IDMap, error) {
 	fields := slices.DeleteFunc(strings.Split(value, ":"), func(field string) bool { return field == "" })
 	if len(fields) == 0 || len(fields)%3 != 0 {
-		return nil, errors.New("want INSIDE:OUTSIDE:SIZE[:INSIDE:OUTSIDE:SIZE]...")
+		return nil, errors.New("want INSIDE:OUTSIDE:SIZE, once or several times")
 	}
 	var maps []IDMap
 	for ; len(fields) > 0; fields = fields[3:] {

@@ -41,6 +41,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			mountCommand(), umountCommand(),
+			benchCommand(),
 			versionCommand(), superviseCommand(),
 		},
 		HideHelpCommand:           true,
@@ -105,7 +106,11 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	return usageError("%w; see %s --help", err, where)
+	err = usageError("%w; see %s --help", err, where)
+	if runsCommand(c.Command.Name) {
+		return asRunFailure(err)
+	}
+	return err
 }
 
 // hint names the command that is closest to what was typed, if one is close.
@@ -186,7 +191,7 @@ func ourFlags(app *cli.App, args []string) []string {
 	if command == nil {
 		return args
 	}
-	endsAtFirst := command.Name == "run" || command.Name == "try"
+	endsAtFirst := runsCommand(command.Name)
 	var flags, rest []string
 	for i := at + 1; i < len(args); i++ {
 		arg := args[i]
@@ -208,19 +213,37 @@ func ourFlags(app *cli.App, args []string) []string {
 	return slices.Concat(args[:at+1], flags, rest)
 }
 
+// runsCommand reports whether a verb takes a command with flags and an exit code of its own.
+func runsCommand(verb string) bool { return verb == "run" || verb == "try" }
+
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
 
-// findCommand returns the verb of a command line and where it stands.
+// findCommand returns the verb of a command line, or that verb's own verb where it has some, and where it stands.
 func findCommand(app *cli.App, args []string) (int, *cli.Command) {
 	for i := 1; i < len(args); i++ {
 		if !isFlag(args[i]) {
-			return i, app.Command(args[i])
+			command := app.Command(args[i])
+			if command != nil && i+1 < len(args) {
+				if below := subcommand(command, args[i+1]); below != nil {
+					return i + 1, below
+				}
+			}
+			return i, command
 		}
 		if _, takesNext := spell(app.Flags, args[i]); takesNext {
 			i++
 		}
 	}
 	return 0, nil
+}
+
+func subcommand(command *cli.Command, name string) *cli.Command {
+	for _, below := range command.Subcommands {
+		if below.HasName(name) {
+			return below
+		}
+	}
+	return nil
 }
 
 // spell returns a flag with its first name in place of an alias, and whether its value is the next argument. What isn't a

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -114,33 +113,12 @@ func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() 
 	if err != nil {
 		return err
 	}
-	server, err := fs.Mount(union, target, overlayMountOptions(line, stderr))
-	if err != nil {
-		return errors.Join(err, union.Close())
-	}
-	gone := announceServer(target)
-	defer gone()
-
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	go func() {
-		for range signals {
-			if err := server.Unmount(); err != nil {
-				fmt.Fprintf(stderr, "unionfs: %v\n", err)
-			}
+	return serveUnion(union, target, overlayMountOptions(line, stderr), stderr, func() error {
+		if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
+			return err
 		}
-	}()
-	err = os.Chdir("/") // so as to keep no other file system busy
-	if err == nil {
-		err = ready()
-	}
-	if err != nil {
-		// Whoever waits for the mount has gone: nobody would know that there is one.
-		err = errors.Join(err, server.Unmount())
-	}
-	server.Wait()
-	return errors.Join(err, union.Close())
+		return ready()
+	})
 }
 
 // openOverlay opens the branches and merges them.

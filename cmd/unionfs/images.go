@@ -139,7 +139,8 @@ func importCommand() *cli.Command {
 		Name:      "import",
 		Usage:     "make an image of one layer from the tar of a root file system",
 		ArgsUsage: "ROOTFS.tar|- NAME[:TAG]",
-		Description: `Reads the tar, which may be compressed with gzip or zstd, from the file or from standard input, and stores it as an image.
+		Description: `Reads the tar, which may be compressed with gzip, zstd or bzip2, from the file or from standard input, and stores it as
+an image.
 
 Examples:
    unionfs import rootfs.tar.gz mine:1

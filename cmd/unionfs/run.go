@@ -70,12 +70,12 @@ func tryCommand() *cli.Command {
 		Name:      "try",
 		Usage:     "run a command on a copy-on-write view of this machine",
 		UsageText: "unionfs try [options] COMMAND [ARG...]",
-		Description: `Runs COMMAND as root on this machine's own files, in the same directory and with the same environment, but what it writes,
-deletes or renames is kept apart: the machine itself stays as it is. Afterwards "unionfs diff" lists what it changed, and
-"unionfs apply" does the same to the machine, or "unionfs rm" forgets it.
+		Description: `Runs COMMAND as root on this machine's own files, in the same directory and with the same environment, but what it
+writes, deletes or renames is kept apart: the machine itself stays as it is. Afterwards "unionfs diff" lists what it
+changed, and "unionfs apply" does the same to the machine, or "unionfs rm" forgets it.
 
 It is for ordinary users too, with the files that they may read. The command has the machine's network (--network none
-takes it away), but sees no other processes, and no devices but the harmless ones. It is short for "unionfs run host".
+takes it away), but sees no other processes, and no devices but the harmless ones.
 
 Examples:
    unionfs try sh -c 'apt-get update && apt-get install -y cowsay'

@@ -16,8 +16,8 @@ func whichCommand() *cli.Command {
 		Name:      "which",
 		Usage:     "say which branch or layer a file of a mount comes from",
 		ArgsUsage: "PATH...",
-		Description: `Says for each path in a mounted union which branch or layer provides it, and which it hides or, for a directory, is merged
-with. The same is in the extended attribute user.unionfs.branch of every file and directory.
+		Description: `Says for each path in a mounted union which branch or layer provides it, and which it hides or, for a
+directory, is merged with. The same is in the extended attribute user.unionfs.branch of every file and directory.
 
 Examples:
    unionfs which /mnt/etc/passwd
