@@ -148,6 +148,8 @@ func (u *Union) recoverPartial(number string) error {
 		return err
 	}
 	defer unix.Munmap(p.record)
+	// It was made with all its size. Less means a truncation, of which the record may not tell yet.
+	p.size = min(p.size, st.Size)
 	err = p.keepingTimes(func() error {
 		for block := range p.blocks() {
 			if err := p.fetch(block); err != nil {
