@@ -26,6 +26,10 @@ type DirOptions struct {
 	// UnmappedAs, if set, is shown as the owner of files whose owner has no ID in this process's user namespace
 	// (which stat reports as /proc/sys/kernel/overflowuid).
 	UnmappedAs *Owner
+
+	// Override takes owners and modes from the xattr in which podman's and buildah's storage keeps them on hosts that
+	// can't chown (user.containers.override_stat), where a file has it.
+	Override bool
 }
 
 // Owner is a user and a group ID, as this process's user namespace numbers them.
@@ -295,6 +299,11 @@ func (d *hostDir) Stat(e Entry, a *Attr) error {
 	}
 	a.fromStat(&st)
 	a.Ino = d.b.ino(&st)
+	if d.b.opts.Override {
+		if err := readOverride(a, fd, e.Name); err != nil {
+			return err
+		}
+	}
 	if o := d.b.opts.UnmappedAs; o != nil {
 		if a.UID == overflowID {
 			a.UID = o.UID

@@ -135,7 +135,7 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		o.Work = ""
 	}
 	for _, lower := range line.Lower {
-		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors})
+		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors, Override: owners.Xattr})
 		if err != nil {
 			for _, b := range o.Lower {
 				b.Close()
@@ -181,6 +181,7 @@ func overlayOwners(line *overlayopts.CommandLine) (cow.OwnerPolicy, error) {
 		return policy, err
 	}
 	policy.UIDMap, policy.GIDMap = idMaps(line.UIDMap), idMaps(line.GIDMap)
+	policy.Xattr = line.XattrPermissions != 0
 	policy.SquashUID, policy.SquashGID = line.SquashUID, line.SquashGID
 	if policy.UIDs == nil {
 		policy.Other.UID = nobody
@@ -208,7 +209,7 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		NoDev:       !line.Dev,
 		NoExec:      line.NoExec,
 		NoAtime:     !line.Atime,
-		NoACL:       line.NoACL,
+		NoACL:       line.NoACL || line.XattrPermissions != 0, // an ACL would be in the inode's mode
 		NoWriteback: line.NoWriteback,
 		Debug:       line.Debug,
 		Logger:      newLogger(stderr, line.Debug),
