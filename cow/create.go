@@ -138,7 +138,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	}
 	fd, err := u.makeAt(at, as, f, group, &st)
 	if err == nil && isDir && v.hasLower {
-		err = setxattrAt(at, as, u.upper.prefix+"opaque", []byte("y"), 0)
+		err = u.upper.markOpaque(at, as)
 	}
 	if err == nil && at != v.place.dir {
 		err = u.settle(as, &v, isDir)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,12 +32,22 @@ type stack struct {
 
 func newStack(t *testing.T, rng *rand.Rand, layers int, subtrees ...string) *stack {
 	t.Helper()
+	return fillStack(t, modeltest.Layers{Rand: rng}, layers, subtrees...)
+}
+
+// newStackWithoutLinks has no hard links in its layers, which come apart where the upper branch can't have xattrs.
+func newStackWithoutLinks(t *testing.T, rng *rand.Rand, layers int) *stack {
+	t.Helper()
+	return fillStack(t, modeltest.Layers{Rand: rng, NoHardLinks: true}, layers)
+}
+
+func fillStack(t *testing.T, fill modeltest.Layers, layers int, subtrees ...string) *stack {
+	t.Helper()
 	base := publicDir(t)
 	s := &stack{upper: base + "/upper", work: base + "/work", mnt: base + "/mnt", plain: base + "/plain"}
 	for _, d := range []string{s.upper, s.work, s.mnt, s.plain} {
 		mkdir(t, d)
 	}
-	fill := modeltest.Layers{Rand: rng}
 	for i := range layers {
 		dir := fmt.Sprintf("%s/lower%d", base, i)
 		mkdir(t, dir)
@@ -104,6 +115,14 @@ func (s *stack) unmount(t *testing.T) {
 	s.server = nil
 	if err := s.union.Close(); err != nil {
 		t.Errorf("closing the union: %v", err)
+	}
+}
+
+// copyTree copies what is in a directory with all its attributes.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput(); err != nil {
+		t.Fatalf("copying %s: %v: %s", from, err, out)
 	}
 }
 

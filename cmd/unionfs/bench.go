@@ -225,6 +225,12 @@ func writeBench(c *cli.Context, report, earlier *bench.Report) error {
 	if err != nil {
 		return err
 	}
+	if earlier != nil && c.String("format") == "table" {
+		fmt.Fprintln(c.App.Writer)
+		if err := report.WriteChanges(c.App.Writer, earlier); err != nil {
+			return err
+		}
+	}
 	if dir := c.String("out"); dir != "" {
 		if err := report.WriteFiles(dir, earlier); err != nil {
 			return fmt.Errorf("writing the report to %s: %w", dir, err)
