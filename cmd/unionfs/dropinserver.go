@@ -81,6 +81,8 @@ func keepDirectoriesOnly() error {
 // mount failed.
 func serveDropIn(args []string, stderr io.Writer) int {
 	unix.CloseOnExec(dropInReadyFD) // fusermount3 must not hold it open
+	// It was started as /proc/self/exe, and ps and pgrep would call it "exe". They have nothing better if this fails.
+	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)
 	report := os.NewFile(dropInReadyFD, "ready pipe")
 	line, err := overlayopts.ParseArgs(args)
 	if err == nil {
@@ -217,6 +219,9 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 	if o.FsName == "" {
 		o.FsName = line.Source
 	}
+	if selinuxOn() {
+		o.Context = line.Context // others refuse it, and their callers mean nothing by it
+	}
 	// Lifetimes of years are fuse-overlayfs's own default, and mean that nobody else changes the branches.
 	const years = 365 * 24 * time.Hour
 	if t := line.Timeout; t != nil && *t < years {
@@ -226,4 +231,9 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		o.EntryTimeout, o.AttrTimeout = *t, *t
 	}
 	return o
+}
+
+func selinuxOn() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &st) == nil && st.Type == unix.SELINUX_MAGIC
 }
