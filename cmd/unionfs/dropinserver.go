@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
@@ -137,7 +139,11 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		o.Work = ""
 	}
 	for _, lower := range line.Lower {
-		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors, Override: owners.Xattr})
+		options := cow.DirOptions{Descriptors: descriptors, Override: owners.Xattr}
+		if line.UIDMap != nil && onMappedMount(lower) {
+			options.UIDMap, options.GIDMap = owners.UIDMap, owners.GIDMap
+		}
+		branch, err := cow.OpenDirBranch(lower, options)
 		if err != nil {
 			for _, b := range o.Lower {
 				b.Close()
@@ -148,6 +154,19 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 	}
 	awaitWork(o.Work, workLimit)
 	return cow.New(o)
+}
+
+// onMappedMount reports whether a path is on a mount that maps IDs itself (mount_setattr(2), MOUNT_ATTR_IDMAP).
+func onMappedMount(path string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false
+	}
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := uint64(m.ID) == st.Mnt_id
+		return !is, is
+	})
+	return err == nil && len(found) == 1 && slices.Contains(strings.Split(found[0].Options, ","), "idmapped")
 }
 
 // workLimit is how long a mount waits for a former server of the same upper branch.
