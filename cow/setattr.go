@@ -123,6 +123,12 @@ func (u *Union) sameTimes(n *Node, s *SetAttr, a *Attr) (bool, error) {
 }
 
 func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
+	if u.virtual(n.kind) {
+		var err error
+		if s, err = u.setVirtual(n, p, s); err != nil {
+			return err
+		}
+	}
 	if s.Valid&(SetUID|SetGID) != 0 {
 		uid, gid, err := u.owners.chowned(s)
 		if err != nil {
@@ -172,16 +178,13 @@ func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
 	return nil
 }
 
-// killPriv is what file_remove_privs does (fs/inode.c): setuid goes, and setgid if the group may execute.
+// killPriv clears setuid and setgid as a write by another than the owner does.
 func killPriv(p place) error {
 	var st unix.Stat_t
 	if err := statAt(p.dir, p.name, &st); err != nil {
 		return err
 	}
-	mode := st.Mode & 0o7777 &^ unix.S_ISUID
-	if mode&unix.S_IXGRP != 0 {
-		mode &^= unix.S_ISGID
-	}
+	mode := withoutPriv(st.Mode & 0o7777)
 	if mode == st.Mode&0o7777 {
 		return nil
 	}

@@ -68,10 +68,11 @@ inside
 ls: /app/moved/hard: No such file or directory
 55:66 /home/user
 `
+			inside := "0"
 			if kind != "root" {
-				expected += "== keep-id\n12345\n5:6 /bin/sum256\n"
+				inside = fmt.Sprint(c.uid)
 			}
-			expected += "== nothing is left\n"
+			expected += "== other IDs\n" + inside + "\n5:6 /bin/sum256\n== nothing is left\n"
 			if got != expected {
 				t.Errorf("got:\n%s\nwant:\n%s", got, expected)
 			}
@@ -109,10 +110,11 @@ podman commit -q changed localhost/committed:1 >&2
 podman rm changed >&2
 echo == commit
 podman run --rm --network=none localhost/committed:1 sh -c 'ls /made; ls /app/moved/hard 2>&1; stat -c "%u:%g %n" /home/user'
-if [ $(id -u) != 0 ]; then
-	echo == keep-id
-	podman run --rm --network=none --userns=keep-id localhost/podman:1 sh -c 'id -u; stat -c "%u:%g %n" /bin/sum256'
-fi
+# With IDs other than the storage's; then podman passes uidmapping and gidmapping.
+maps=--userns=keep-id
+test $(id -u) != 0 || maps="--uidmap=0:300000:65536 --gidmap=0:300000:65536"
+echo == other IDs
+podman run --rm --network=none $maps localhost/podman:1 sh -c 'id -u; stat -c "%u:%g %n" /bin/sum256'
 podman rmi -f -a >&2
 echo == nothing is left
 grep $PWD /proc/self/mounts | grep fuse || true`
