@@ -107,26 +107,7 @@ func (u *Union) changeXattr(n *Node, name string, change func(p place, disk stri
 	if u.owners.Xattr && isACL(name) {
 		return unix.EOPNOTSUPP // it would be in the mode of the inode
 	}
-	if !n.isDir() {
-		if err := u.copyUp(n, wholeSize); err != nil {
-			return err
-		}
-	}
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	if n.isDir() && !n.isRemoved() {
-		if err := u.raise(n); err != nil {
-			return err
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p, err := u.at(n)
-	if err != nil {
-		return err
-	}
-	defer p.done()
-	return change(p, disk)
+	return u.change(n, func(p place) error { return change(p, disk) })
 }
 
 // describe says where a file comes from. The caller holds tree and n.mu.
