@@ -46,6 +46,7 @@ func TestPodmanAndBuildah(t *testing.T) {
 
 	for _, kind := range []string{"root", "user with subordinate IDs"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			c := newCaller(t, kind)
 			got := c.script(t, podmanScript, c.preparePodman(t, archive))
 			checkTree(t, "podman build", filepath.Join(c.home, "podman.tar"), want)
