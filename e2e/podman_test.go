@@ -86,8 +86,7 @@ const podmanScript = `
 export XDG_RUNTIME_DIR=$1 CONTAINERS_CONF=$PWD/containers.conf CONTAINERS_STORAGE_CONF=$PWD/storage.conf BUILDAH_ISOLATION=chroot
 finish() {
 	# Of an ordinary user's, podman leaves a process that keeps the user namespace.
-	pause=$XDG_RUNTIME_DIR/libpod/tmp/pause.pid
-	test ! -e $pause || kill $(cat $pause) || true
+	for pid in $(find $XDG_RUNTIME_DIR -name pause.pid -exec cat {} +); do kill $pid; done
 }
 trap finish EXIT
 podman load -q -i base.tar >&2
@@ -145,7 +144,9 @@ default_ulimits = ["nofile=1000:1000", "nproc=1000:1000"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+lock_type = "file"
 runtime = "runc"
+tmp_dir = "RUNROOT/libpod"
 [network]
 network_backend = "cni"
 `,
