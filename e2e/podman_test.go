@@ -145,6 +145,7 @@ default_ulimits = ["nofile=1000:1000", "nproc=1000:1000"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
+num_locks = 32
 runtime = "runc"
 tmp_dir = "RUNROOT/libpod"
 [network]
