@@ -20,6 +20,7 @@ import (
 //	runner.test test-world   WORLD REQUEST    enter the world of an ordinary user, then as test-run
 //	runner.test test-run     REQUEST          create a container and run it in the foreground
 //	runner.test test-remove  ROOT ID          remove a container
+//	runner.test test-probe   NAME…            try system calls, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
 //	runner.test test-exec    COMMAND…         execute a command
 //	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
@@ -45,6 +46,7 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-run":       runRequest,
 		"test-supervise": superviseOn,
 		"test-remove":    removeContainer,
+		"test-probe":     runProbes,
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},

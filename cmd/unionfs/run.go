@@ -13,7 +13,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(isolationFlags(),
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -27,7 +27,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}
+	)
 }
 
 func runCommand() *cli.Command {
@@ -153,6 +153,9 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		return r, err
 	}
 	r.env = append(r.env, env...)
+	if r.isolation, err = isolationOf(c); err != nil {
+		return r, err
+	}
 	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return r, err
 	}
