@@ -56,7 +56,7 @@ func fullParts(o FullOptions) []fullPart {
 	}
 	depth := DepthOptions{
 		Program: o.Program, Dir: o.Dir, Against: PeerNames(), Cold: true, Warm: true, Entries: entries, Seed: 1, Big: big,
-		Limit: 8 * time.Second, Progress: o.Progress,
+		Limit: 8 * time.Second, Progress: o.Progress, fewOps: o.Small,
 	}
 	// The tree is the same for both, so that their figures make one line.
 	few, all := depth, depth
