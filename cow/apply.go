@@ -56,13 +56,13 @@ func (a *application) parent(p string) (int, error) {
 	})
 }
 
-// node finds a path in the merged tree; the caller forgets it.
-func (d *Difference) node(p string, a *Attr) (*Node, error) {
-	n := d.merged.root
-	d.merged.ref(n)
+// at finds a path in a union; the caller forgets it.
+func at(u *Union, p string, a *Attr) (*Node, error) {
+	n := u.root
+	u.ref(n)
 	for name := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-		next, err := d.merged.Lookup(n, name, a)
-		d.merged.Forget(n, 1)
+		next, err := u.Lookup(n, name, a)
+		u.Forget(n, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +82,7 @@ func (a *application) change(c Change) error {
 		return removeAllAt(dir, name)
 	}
 	var attr Attr
-	n, err := a.d.node(c.Path, &attr)
+	n, err := at(a.d.merged, c.Path, &attr)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,10 @@ func (a *application) make(n *Node, attr *Attr, dir int, tmp string) error {
 		if err != nil {
 			return err
 		}
-		err = copyData(fd, &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}, int64(attr.Size), int64(attr.Blocks)*512 < int64(attr.Size), &a.noClone)
+		data := &Data{FD: f.FD, Off: f.Off, Size: int64(attr.Size)}
+		if !cloneData(fd, data, data.Size, &a.noClone) {
+			err = copyData(fd, data, data.Size, int64(attr.Blocks)*512 < data.Size)
+		}
 		f.Release()
 		if err == nil {
 			err = unix.Fdatasync(fd)
@@ -182,13 +185,32 @@ func (a *application) metadata(p string) error {
 	}
 	defer unix.Close(dir)
 	var attr Attr
-	n, err := a.d.node(p, &attr)
+	n, err := at(a.d.merged, p, &attr)
 	if err != nil {
 		return err
 	}
 	defer a.d.merged.Forget(n, 1)
 	src := n.lowerSource()
-	return errors.Join(a.dropXattrs(src, dir, path.Base(p)), a.d.merged.copyMetadata(src, dir, path.Base(p)))
+	err = errors.Join(a.dropXattrs(src, dir, path.Base(p)), a.d.merged.copyMetadata(src, dir, path.Base(p)))
+	if errors.Is(err, unix.EPERM) && a.onlyTimes(p, n, &attr) {
+		// Somebody else's directory, /tmp say, in which an ordinary user may make files and no more. What was made in it
+		// has set its times.
+		return nil
+	}
+	return err
+}
+
+// onlyTimes reports whether a directory differs from the one below it by nothing but its times and what is in it.
+func (a *application) onlyTimes(p string, n *Node, attr *Attr) bool {
+	var was Attr
+	o, err := at(a.d.base, p, &was)
+	if err != nil {
+		return false
+	}
+	defer a.d.base.Forget(o, 1)
+	nx, nerr := xattrs(a.d.merged, n)
+	ox, oerr := xattrs(a.d.base, o)
+	return nerr == nil && oerr == nil && nx == ox && was.Mode == attr.Mode && was.UID == attr.UID && was.GID == attr.GID
 }
 
 // dropXattrs removes from a directory of the target what the merged one has no more.

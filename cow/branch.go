@@ -103,6 +103,12 @@ type Data struct {
 	Off     int64
 	Size    int64
 	Release func()
+
+	// Elsewhere says that the file is a metadata-only copy (the kernel's overlay.metacopy), which has no bytes of its
+	// own: they are those of the file in the branches below that Redirect leads to, a path from the root of the
+	// branches or a name in the same directory, or if it is empty of the file of the same name. An image has none.
+	Elsewhere bool
+	Redirect  string
 }
 
 // Attr is what stat(2) says of a file.

@@ -51,7 +51,7 @@ func (u *Union) raise(n *Node) error {
 	src := n.dir.sources[0]
 	err = u.copyMetadata(src, u.upper.fresh, tmp)
 	if err == nil {
-		err = unix.Renameat(u.upper.fresh, tmp, to.dir, name)
+		err = u.appear(tmp, to)
 	}
 	if err != nil {
 		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
@@ -70,74 +70,76 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	n.mu.RLock()
-	done := n.inUpper
-	n.mu.RUnlock()
-	if done {
+	if n.whole() {
 		return nil
 	}
 	lock := &u.copying[n.id%uint64(len(u.copying))]
 	lock.Lock()
 	defer lock.Unlock()
-	n.mu.RLock()
-	done = n.inUpper
-	n.mu.RUnlock()
-	if done {
+	if n.whole() {
 		return nil
+	}
+	n.mu.RLock()
+	inUpper := n.inUpper
+	n.mu.RUnlock()
+	if inUpper {
+		return u.complete(n, size)
 	}
 
 	var low Attr
 	if err := n.low.dir.Stat(n.low.entry, &low); err != nil {
 		return err
 	}
+	size = min(size, int64(low.Size))
+	record := ""
+	if n.regular() && u.partialWanted(size) {
+		record = u.lowerPathOf(n)
+	}
 	tmp := u.upper.name()
-	fd, err := u.makeCopy(n, tmp, &low, size)
+	fd, err := u.makeCopy(n, tmp, &low, size, record == "")
+	var part *partial
+	if err == nil && fd >= 0 && record != "" && !u.upper.hasData(fd) {
+		part, err = u.startPartial(n, tmp, fd, &low, size, record)
+	}
+	if err == nil {
+		err = u.publish(n, tmp, &low, fd, part)
+	}
 	if err != nil {
 		unix.Unlinkat(u.upper.fresh, tmp, 0)
-		return err
-	}
-	if err := u.publish(n, tmp, &low, fd); err != nil {
-		unix.Unlinkat(u.upper.fresh, tmp, 0)
-		if fd >= 0 {
+		switch {
+		case part != nil:
+			_ = part.end()
+		case fd >= 0:
 			unix.Close(fd)
 		}
 		return err
 	}
+	if part != nil {
+		u.completeLater(part)
+	}
 	return nil
 }
 
-// makeCopy makes the copy of a lower file in new/, and returns its descriptor if it is a regular file, else -1.
-func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, err error) {
+// makeCopy makes the copy of a lower file in new/, and returns its descriptor if it is a regular file, else -1. With copyAll false
+// the data is shared, if the file system can, or left out: then the file is one hole.
+func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64, copyAll bool) (fd int, err error) {
 	fresh := u.upper.fresh
 	fd = -1
+	defer func() {
+		if err != nil && fd >= 0 {
+			unix.Close(fd)
+			fd = -1
+		}
+	}()
 	switch n.kind {
 	case unix.S_IFREG:
 		fd, err = unix.Openat(fresh, tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return -1, err
 		}
-		defer func() {
-			if err != nil {
-				unix.Close(fd)
-				fd = -1
-			}
-		}()
-		if size = min(size, int64(low.Size)); size > 0 {
-			data, err := n.low.dir.Open(n.low.entry)
-			if err != nil {
+		if size > 0 {
+			if err := u.copyContent(n, fd, low, size, copyAll); err != nil {
 				return fd, err
-			}
-			// Blocks are what tells a file with holes from one without.
-			err = copyData(fd, data, size, int64(low.Blocks)*512 < int64(low.Size), &u.upper.noClone)
-			data.Release()
-			if err != nil {
-				return fd, err
-			}
-			// As the kernel's overlayfs: the name must not become durable before the data.
-			if !u.volatile {
-				if err := unix.Fdatasync(fd); err != nil {
-					return fd, err
-				}
 			}
 		}
 	case unix.S_IFLNK:
@@ -159,8 +161,31 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64) (fd int, er
 	return fd, setOrigin(fresh, tmp, n.id)
 }
 
+func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool) error {
+	data, err := u.lowerData(n)
+	if err != nil {
+		return err
+	}
+	defer data.Release()
+	if cloneData(fd, data, size, &u.upper.noClone) {
+		return nil
+	}
+	if !copyAll {
+		return unix.Ftruncate(fd, size)
+	}
+	// Blocks are what tells a file with holes from one without.
+	if err := copyData(fd, data, size, int64(low.Blocks)*512 < int64(low.Size)); err != nil {
+		return err
+	}
+	if u.volatile {
+		return nil
+	}
+	// As the kernel's overlayfs: the name must not become durable before the data.
+	return unix.Fdatasync(fd)
+}
+
 // publish moves a finished copy to where the union shows it.
-func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
+func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) error {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
 	var parent *Node
@@ -218,7 +243,7 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
 			return err
 		}
 		defer to.done()
-		if err := unix.Renameat(u.upper.fresh, tmp, to.dir, name); err != nil {
+		if err := u.appear(tmp, to); err != nil {
 			return err
 		}
 		n.links[0].upper = true
@@ -228,11 +253,26 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int) error {
 	n.fdMu.Lock()
 	u.fds.drop(n.fd)
 	n.fd = nil
-	if fd >= 0 {
+	n.part = part
+	if fd >= 0 && part == nil {
 		n.fd = u.fds.add(fd, true)
 		u.fds.release(n.fd)
 	}
 	n.fdMu.Unlock()
+	return nil
+}
+
+// appear moves a finished copy into the upper branch. The directory that it comes into has the name already, for all that the
+// union shows, so its times stay; should that fail they are the only thing that is wrong.
+func (u *Union) appear(tmp string, to place) error {
+	var st unix.Stat_t
+	if err := statAt(to.dir, "", &st); err != nil {
+		return err
+	}
+	if err := unix.Renameat(u.upper.fresh, tmp, to.dir, to.name); err != nil {
+		return err
+	}
+	_ = unix.UtimesNanoAt(to.dir, ".", []unix.Timespec{st.Atim, st.Mtim}, 0)
 	return nil
 }
 
@@ -242,12 +282,17 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	owner := u.owners.copied(&a)
-	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
+	owner, mode := u.owners.copied(&a), a.Mode&0o7777
+	if u.virtual(a.Mode) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
+		mode = virtualMode
+	} else if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(dir, name, a.Mode&0o7777, 0); err != nil {
+		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			return err
 		}
 	}
@@ -256,7 +301,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok {
+		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)
@@ -288,19 +333,23 @@ func (u *Union) chown(dir int, name string, uid, gid uint32) error {
 	return err
 }
 
-// copyData copies the first size bytes of a branch's file: as a clone where the file system can share blocks, else in the
-// kernel, else through memory. The holes of a sparse file stay holes. noClone remembers that the file system of dst can't share.
-func copyData(dst int, src *Data, size int64, sparse bool, noClone *atomic.Bool) error {
+// cloneData makes the first size bytes of a branch's file those of dst too, where the file system can share blocks. noClone
+// remembers that it can't.
+func cloneData(dst int, src *Data, size int64, noClone *atomic.Bool) bool {
 	const block = 4096 // FICLONERANGE wants whole blocks but at the end of the file
-	if src.Off%block == 0 && (size == src.Size || size%block == 0) && !noClone.Load() {
-		err := unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)})
-		if err == nil {
-			return nil
-		}
-		if err == unix.EOPNOTSUPP || err == unix.ENOTTY {
-			noClone.Store(true)
-		}
+	if noClone.Load() || src.Off%block != 0 || size != src.Size && size%block != 0 {
+		return false
 	}
+	err := unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.FD), Src_offset: uint64(src.Off), Src_length: uint64(size)})
+	if err == unix.EOPNOTSUPP || err == unix.ENOTTY {
+		noClone.Store(true)
+	}
+	return err == nil
+}
+
+// copyData copies the first size bytes of a branch's file, in the kernel if it can, else through memory. The holes of a sparse
+// file stay holes.
+func copyData(dst int, src *Data, size int64, sparse bool) error {
 	if src.Off > 0 || !sparse {
 		return copyRange(dst, 0, src.FD, src.Off, size)
 	}

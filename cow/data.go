@@ -13,10 +13,47 @@ type File struct {
 	Size int64 // how much of it there is; math.MaxInt64 where the descriptor's own end is the file's
 	fds  *Descriptors
 	d    *descriptor
+	part *partial
 }
 
 // Release ends the use of the descriptor.
-func (f File) Release() { f.fds.release(f.d) }
+func (f File) Release() {
+	if f.part != nil {
+		f.part.release()
+		return
+	}
+	f.fds.release(f.d)
+}
+
+// Direct reports whether the content may be read from FD itself. Of a file that is being copied up by block it may not; use
+// ReadAt.
+func (f File) Direct() bool { return f.part == nil }
+
+// ReadAt reads at an offset of the file. At its end it returns less, with no error.
+func (f File) ReadAt(p []byte, off int64) (int, error) {
+	if f.part != nil {
+		return f.part.read(p, off)
+	}
+	if off >= f.Size {
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), f.Size-off)]
+	total := 0
+	for total < len(p) {
+		m, err := unix.Pread(f.FD, p[total:], f.Off+off+int64(total))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return total, err
+		}
+		if m == 0 {
+			break
+		}
+		total += m
+	}
+	return total, nil
+}
 
 // Data returns where the content of a regular file is now. Once a copy-up has replaced it, the content of the lower file may
 // still be read through what an earlier call returned.
@@ -24,7 +61,7 @@ func (u *Union) Data(n *Node) (File, error) { return u.open(n, false) }
 
 // WriteFD returns the descriptor by which a regular file is written to; it copies the file up first.
 func (u *Union) WriteFD(n *Node) (File, error) {
-	if err := u.copyUp(n, math.MaxInt64); err != nil {
+	if err := u.copyUp(n, wholeSize); err != nil {
 		return File{}, err
 	}
 	return u.open(n, true)
@@ -50,8 +87,11 @@ func (u *Union) open(n *Node, write bool) (File, error) {
 	if f, ok := u.cached(n, write); ok {
 		return f, nil
 	}
+	if p := n.part; p != nil && p.acquire() {
+		return File{FD: p.fd, Size: math.MaxInt64, part: p}, nil
+	}
 	var d *descriptor
-	if n.inUpper {
+	if n.inUpper && !n.meta {
 		p, err := u.at(n)
 		if err != nil {
 			return File{}, err
@@ -64,7 +104,7 @@ func (u *Union) open(n *Node, write bool) (File, error) {
 		if write {
 			return File{}, unix.EIO // the caller copies up first
 		}
-		data, err := n.low.dir.Open(n.low.entry)
+		data, err := u.lowerData(n)
 		if err != nil {
 			return File{}, err
 		}
@@ -124,25 +164,7 @@ func (u *Union) Read(n *Node, off int64, p []byte) (int, error) {
 		return 0, err
 	}
 	defer f.Release()
-	if off >= f.Size {
-		return 0, nil
-	}
-	p = p[:min(int64(len(p)), f.Size-off)]
-	total := 0
-	for total < len(p) {
-		m, err := unix.Pread(f.FD, p[total:], f.Off+off+int64(total))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return total, err
-		}
-		if m == 0 {
-			break
-		}
-		total += m
-	}
-	return total, nil
+	return f.ReadAt(p, off)
 }
 
 // Write writes at an offset; it copies the file up first.
@@ -152,6 +174,9 @@ func (u *Union) Write(n *Node, off int64, p []byte) (int, error) {
 		return 0, err
 	}
 	defer f.Release()
+	if f.part != nil {
+		return f.part.write(p, off)
+	}
 	return pwriteAll(f.FD, p, off)
 }
 
@@ -180,7 +205,18 @@ func (u *Union) Fallocate(n *Node, mode uint32, off, length int64) error {
 		return err
 	}
 	defer f.Release()
-	return unix.Fallocate(f.FD, mode, off, length)
+	do := func() error { return unix.Fallocate(f.FD, mode, off, length) }
+	switch {
+	case f.part == nil || mode&^unix.FALLOC_FL_KEEP_SIZE == 0:
+		return do()
+	case mode&(unix.FALLOC_FL_COLLAPSE_RANGE|unix.FALLOC_FL_INSERT_RANGE) != 0:
+		// Blocks change places: only a whole file can do that.
+		if err := f.part.complete(nil); err != nil {
+			return err
+		}
+		return do()
+	}
+	return f.part.overwrite(off, length, do)
 }
 
 // SeekData is lseek(2) with SEEK_DATA and SEEK_HOLE.
@@ -190,10 +226,16 @@ func (u *Union) SeekData(n *Node, off int64, whence int) (int64, error) {
 		return 0, err
 	}
 	defer f.Release()
-	if f.Off == 0 {
+	if f.part != nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(f.FD, &st); err != nil {
+			return 0, err
+		}
+		f.Size = st.Size
+	} else if f.Off == 0 {
 		return unix.Seek(f.FD, off, whence)
 	}
-	// Within a layer's tar there are no holes.
+	// Within a layer's tar there are no holes, and those of a file that is not whole yet aren't its own.
 	switch {
 	case off < 0 || off >= f.Size:
 		return 0, unix.ENXIO
@@ -218,6 +260,9 @@ func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff, length int
 		return 0, err
 	}
 	defer from.Release()
+	if from.part != nil || to.part != nil {
+		return 0, unix.EXDEV
+	}
 	if srcOff >= from.Size {
 		return 0, nil
 	}
@@ -244,6 +289,9 @@ func (u *Union) Fsync(n *Node, dataOnly bool) error {
 			return err
 		}
 		defer f.Release()
+		if f.part != nil {
+			return f.part.sync()
+		}
 		if dataOnly {
 			return unix.Fdatasync(f.FD)
 		}

@@ -34,6 +34,10 @@ type Difference struct {
 	merged, base *Union
 	upper        Branch
 	fds          *Descriptors
+
+	// The files with several names, by ID, of which one name or more is Added or Changed, and those of which one or
+	// more is the same as before.
+	touched, untouched map[uint64]bool
 }
 
 // Compare finds what the overlay directory upper changes in the lower branches (top first). The upper branch may be in use: it
@@ -62,7 +66,7 @@ func Compare(upper string, lower []Branch) (*Difference, error) {
 		err = d.base.Getattr(d.base.root, &was)
 	}
 	if err == nil {
-		d.Changes, err = d.directory("", d.merged.root, d.base.root)
+		d.Changes, err = d.all()
 	}
 	if err != nil {
 		d.Close()
@@ -75,6 +79,19 @@ func Compare(upper string, lower []Branch) (*Difference, error) {
 func (d *Difference) Close() error {
 	d.fds.Close()
 	return d.upper.Close()
+}
+
+// all compares everything. A file that got a further name, or is new under one of its names, is Changed under its others
+// too, though each of them by itself shows nothing: Apply makes all its names together.
+func (d *Difference) all() ([]Change, error) {
+	d.touched, d.untouched = map[uint64]bool{}, map[uint64]bool{}
+	c, err := d.directory("", d.merged.root, d.base.root)
+	for id := range d.touched {
+		if err == nil && d.untouched[id] {
+			return d.directory("", d.merged.root, d.base.root)
+		}
+	}
+	return c, err
 }
 
 // directory compares a directory of the merged tree with what the branches below have at the same path; was is nil if
@@ -166,9 +183,18 @@ func (d *Difference) name(path, name string, now, was *Node) ([]Change, error) {
 	}
 	if o != nil && len(inside) == 0 {
 		same, err := d.same(n, o, &nowAttr, &wasAttr)
+		if err == nil && same && d.touched[n.id] {
+			same = false
+		}
 		if err != nil || same {
+			if !n.isDir() && nowAttr.Nlink > 1 {
+				d.untouched[n.id] = true
+			}
 			return nil, err
 		}
+	}
+	if !n.isDir() && nowAttr.Nlink > 1 {
+		d.touched[n.id] = true
 	}
 	return append([]Change{{path, kind}}, inside...), nil
 }

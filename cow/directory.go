@@ -23,6 +23,10 @@ type directory struct {
 	// the xattr overlay.redirect). Empty for others: they are where their parent is; see Union.lowerPath.
 	lowerPath string
 
+	// relative says that the xattr is a name beside the directory, as the kernel writes it for a rename within one
+	// directory. It has to become a path when the directory moves to another.
+	relative bool
+
 	loaded bool
 	direct bool        // the only source is indexed: ask it every time, lower is nil
 	lower  []lowerName // what the lower branches have, merged, in the order of Cookie; never changes
@@ -62,6 +66,7 @@ type upperName struct {
 	kind     uint32 // S_IFMT bits
 	whiteout bool
 	byFile   bool // the whiteout is a .wh. file, not a device
+	meta     bool // the file is a metadata-only copy; known if id is, as it was when that was found out
 	deleted  bool // no longer in upper, but still in order
 }
 
@@ -155,9 +160,8 @@ func (u *Union) loadUpper(n *Node) error {
 	return nil
 }
 
-// loadLower finds out which sources are hidden by an opaque directory above them or are elsewhere because of a redirect, and
-// merges the listings of the rest.
-func (u *Union) loadLower(d *directory) error {
+// trim finds out which sources are hidden by an opaque directory above them or are elsewhere because of a redirect.
+func (u *Union) trim(d *directory) error {
 	for i := 0; i < len(d.sources); i++ {
 		s := &d.sources[i]
 		if last := s.branch+1 == len(u.lowers); last || u.lowers[s.branch].Indexed() && i+1 == len(d.sources) {
@@ -180,8 +184,16 @@ func (u *Union) loadLower(d *directory) error {
 			if err != nil {
 				return err
 			}
-			d.sources = append(d.sources[:i+1:i+1], elsewhere...)
+			d.sources = append(d.sources[:i+1:i+1], elsewhere.sources...)
 		}
+	}
+	return nil
+}
+
+// loadLower trims the sources and merges their listings.
+func (u *Union) loadLower(d *directory) error {
+	if err := u.trim(d); err != nil {
+		return err
 	}
 	if len(d.sources) == 0 {
 		return nil
@@ -265,7 +277,7 @@ func (d *directory) put(x upperName) {
 		d.upper = map[string]*upperName{}
 	}
 	if old := d.upper[x.name]; old != nil {
-		old.id, old.kind, old.whiteout, old.byFile = x.id, x.kind, x.whiteout, x.byFile
+		old.id, old.kind, old.whiteout, old.byFile, old.meta = x.id, x.kind, x.whiteout, x.byFile, x.meta
 		return
 	}
 	x.cookie = Cookie(x.name)

@@ -102,7 +102,9 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 	if err := statAt(p.dir, f.name, &st); err != nil {
 		return nil, err
 	}
-	a.fromStat(&st)
+	if err := u.fill(a, &st, p.dir, f.name); err != nil {
+		return nil, err
+	}
 	l := link{dir, f.name, true}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		d, id, err := u.upperDirectory(dir, f, p.dir, &st)
@@ -118,10 +120,23 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 			return &Node{id: id, kind: unix.S_IFDIR, links: []link{l}, inUpper: true, dir: d}
 		}), nil
 	}
-	id := f.upper.id
+	id, meta := f.upper.id, f.upper.meta
 	if id == 0 {
-		if id, err = u.upperID(p.dir, f.name, &st); err != nil {
+		if id, meta, err = u.upperID(p.dir, f.name, &st); err != nil {
 			return nil, err
+		}
+	}
+	var low source
+	var lowIn *directory
+	if meta {
+		var redirect string
+		if meta, redirect, err = metadataOnly(p.dir, f.name); err != nil {
+			return nil, err
+		}
+		if meta { // not completed since the directory was read
+			if low, lowIn, err = u.below(dir.dir, f.name, redirect, 0); err != nil {
+				return nil, err
+			}
 		}
 	}
 	indexed := false
@@ -150,7 +165,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed}
+		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -167,15 +182,34 @@ func (n *Node) hasLink(l link) bool {
 	return false
 }
 
-// upperID is the ID of an upper file that isn't a directory.
-func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (uint64, error) {
-	if len(u.lowers) > 0 {
-		id, err := originOf(dir, name)
-		if err != nil || id != 0 {
-			return id, err
+// upperID is the ID of an upper file that isn't a directory, and whether that has only the metadata of a lower one.
+func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (id uint64, meta bool, err error) {
+	id = foldIno(st.Ino, 0, 0)
+	if len(u.lowers) == 0 {
+		return id, false, nil
+	}
+	attrs, err := listxattrAt(dir, name)
+	if err != nil {
+		if noXattr(err) {
+			err = nil
+		}
+		return id, false, err
+	}
+	for _, x := range attrs {
+		switch x {
+		case ownPrefix + originXattr, ownTrustedPrefix + originXattr:
+			origin, err := originOf(dir, name)
+			if err != nil {
+				return 0, false, err
+			}
+			if origin != 0 {
+				id = origin
+			}
+		case trustedPrefix + metacopyXattr, userPrefix + metacopyXattr:
+			meta = st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size > 0
 		}
 	}
-	return foldIno(st.Ino, 0, 0), nil
+	return id, meta, nil
 }
 
 // upperDirectory finds what an upper directory merges with, and its ID: that of its topmost lower directory, so that it is the
@@ -194,11 +228,13 @@ func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*d
 		switch {
 		case opaque:
 		case len(redirect) > 0:
-			if d.sources, err = u.follow(dir.dir, string(redirect), 0); err != nil {
+			to, err := u.follow(dir.dir, string(redirect), 0)
+			if err != nil {
 				return nil, 0, err
 			}
+			d.sources = to.sources
 			if d.lowerPath = string(redirect); !strings.HasPrefix(d.lowerPath, "/") {
-				d.lowerPath = u.lowerPath(dir) + "/" + d.lowerPath
+				d.lowerPath, d.relative = u.lowerPath(dir)+"/"+d.lowerPath, true
 			}
 		case f.hasLower && f.lower.entry.Type == unix.S_IFDIR:
 			d.sources = f.lower.all()
@@ -241,8 +277,8 @@ func (u *Union) sourceID(s *source) (uint64, error) {
 }
 
 // follow finds the directories that a redirect of a directory in parent names, in the branches from the given one down: a path
-// from their roots (leading slash) or a name beside it.
-func (u *Union) follow(parent *directory, redirect string, branch int) ([]source, error) {
+// from their roots (leading slash) or a name beside it. If there are none it has no sources.
+func (u *Union) follow(parent *directory, redirect string, branch int) (*directory, error) {
 	at := &directory{}
 	if strings.HasPrefix(redirect, "/") {
 		for i, b := range u.lowers[branch:] {
@@ -260,9 +296,13 @@ func (u *Union) follow(parent *directory, redirect string, branch int) ([]source
 			}
 		}
 	}
-	for name := range strings.SplitSeq(strings.Trim(redirect, "/"), "/") {
+	redirect = strings.Trim(redirect, "/")
+	if redirect == "" {
+		return at, nil
+	}
+	for name := range strings.SplitSeq(redirect, "/") {
 		if name == "" || name == "." || name == ".." || len(at.sources) == 0 {
-			return nil, nil
+			return &directory{}, nil
 		}
 		if err := u.loadLower(at); err != nil {
 			return nil, err
@@ -272,11 +312,11 @@ func (u *Union) follow(parent *directory, redirect string, branch int) ([]source
 			return nil, err
 		}
 		if !ok || l.entry.Type != unix.S_IFDIR {
-			return nil, nil
+			return &directory{}, nil
 		}
 		at = &directory{sources: l.all(), parent: at}
 	}
-	return at.sources, nil
+	return at, nil
 }
 
 func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
@@ -298,6 +338,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		}), nil
 	}
 	indexed := false
+	var part *partial
 	if a.Nlink > 1 && u.upper != nil && u.upper.hasHardLinks() {
 		var st unix.Stat_t
 		err := statAt(u.upper.index, idName(id), &st)
@@ -305,7 +346,10 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 			return nil, err
 		}
 		if indexed = err == nil; indexed {
-			a.fromStat(&st)
+			if err := u.fill(a, &st, u.upper.index, idName(id)); err != nil {
+				return nil, err
+			}
+			part = u.partialOf(st.Ino)
 		}
 	}
 	n := u.obtain(id, dir, func(n *Node) bool {
@@ -317,7 +361,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: kind, links: []link{l}, low: s, inUpper: indexed, indexed: indexed}
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed, part: part}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -338,7 +382,7 @@ func (u *Union) identify(n *Node, x *upperName) error {
 	}
 	x.kind = st.Mode & unix.S_IFMT
 	if x.kind != unix.S_IFDIR {
-		x.id, err = u.upperID(p.dir, x.name, &st)
+		x.id, x.meta, err = u.upperID(p.dir, x.name, &st)
 		return err
 	}
 	f := found{name: x.name, upper: x}
@@ -371,7 +415,9 @@ func (u *Union) getattr(n *Node, a *Attr) error {
 		if err := statAt(p.dir, p.name, &st); err != nil {
 			return err
 		}
-		a.fromStat(&st)
+		if err := u.fill(a, &st, p.dir, p.name); err != nil {
+			return err
+		}
 		if n.isDir() && len(n.dir.sources) > 0 {
 			a.Nlink = 1
 		}

@@ -1,9 +1,7 @@
 package cow
 
 import (
-	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -12,25 +10,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-var seed = flag.Uint64("seed", 0, "seed of the random tests; 0 takes one from the clock and prints it")
+	"unionfs/internal/modeltest"
+)
 
 func TestMain(m *testing.M) {
 	unix.Umask(0)
 	os.Exit(m.Run())
-}
-
-func newRand(t *testing.T) *rand.Rand {
-	s := *seed
-	if s == 0 {
-		s = uint64(time.Now().UnixNano())
-	}
-	t.Logf("seed %d (repeat with -seed %d)", s, s)
-	return rand.New(rand.NewPCG(s, 1))
 }
 
 // tree is a union under test beside a plain directory to which the same is done.
@@ -41,22 +29,20 @@ type tree struct {
 	work  string
 	u     *Union
 	plain string
-	names []string
 	rng   *rand.Rand
 	fds   *Descriptors
 }
 
 // newTree makes random lower directories, with whiteouts and opaque directories among them, and the plain directory that is
 // their merge, made by the rules alone.
-func newTree(t *testing.T, rng *rand.Rand, layers int) *tree {
-	w := &tree{t: t, plain: t.TempDir(), upper: t.TempDir(), work: t.TempDir(), rng: rng,
-		names: []string{"a", "b", "c", "d", "e"}}
+func newTree(t *testing.T, layers int, l modeltest.Layers) *tree {
+	w := &tree{t: t, plain: t.TempDir(), upper: t.TempDir(), work: t.TempDir(), rng: l.Rand}
 	unix.Chmod(w.plain, 0o755)
 	for range layers {
 		dir := t.TempDir()
 		unix.Chmod(dir, 0o755)
 		w.lower = append([]string{dir}, w.lower...)
-		w.fill(dir, w.plain, 3, len(w.lower) > 1)
+		must(t, l.Fill(dir, w.plain, 3, len(w.lower) > 1))
 	}
 	w.open()
 	return w
@@ -83,57 +69,6 @@ func (w *tree) open() {
 func (w *tree) close() {
 	must(w.t, w.u.Close())
 	w.fds.Close()
-}
-
-// fill puts random files into a layer's directory and does to the merged directory what the layer says.
-func (w *tree) fill(layer, merged string, depth int, whiteouts bool) {
-	for _, name := range w.names {
-		l, m := filepath.Join(layer, name), filepath.Join(merged, name)
-		_, err := os.Lstat(m)
-		below := err == nil
-		switch k := w.rng.IntN(10); {
-		case k < 3 && depth > 0:
-			must(w.t, os.Mkdir(l, 0o755))
-			fi, err := os.Lstat(m)
-			isDir := err == nil && fi.IsDir()
-			if isDir && whiteouts && w.rng.IntN(4) == 0 {
-				must(w.t, unix.Setxattr(l, "trusted.overlay.opaque", []byte("y"), 0))
-				isDir = false
-			}
-			if !isDir {
-				must(w.t, os.RemoveAll(m))
-				must(w.t, os.Mkdir(m, 0o755))
-			}
-			w.fill(l, m, depth-1, whiteouts)
-		case k < 6:
-			must(w.t, os.RemoveAll(m))
-			data := w.data()
-			must(w.t, os.WriteFile(l, data, 0o644))
-			must(w.t, os.WriteFile(m, data, 0o644))
-			if w.rng.IntN(3) == 0 {
-				// A hard link within the layer.
-				must(w.t, os.RemoveAll(m+"h"))
-				if os.Link(l, l+"h") == nil {
-					must(w.t, os.Link(m, m+"h"))
-				}
-			}
-		case k == 6:
-			must(w.t, os.RemoveAll(m))
-			must(w.t, os.Symlink("to-"+name, l))
-			must(w.t, os.Symlink("to-"+name, m))
-		case k == 7 && whiteouts && below:
-			must(w.t, os.RemoveAll(m))
-			if w.rng.IntN(2) == 0 {
-				must(w.t, unix.Mknod(l, unix.S_IFCHR, 0))
-			} else {
-				must(w.t, os.WriteFile(filepath.Join(layer, ".wh."+name), nil, 0o600))
-			}
-		}
-	}
-}
-
-func (w *tree) data() []byte {
-	return bytes.Repeat([]byte{byte('A' + w.rng.IntN(26))}, w.rng.IntN(20000))
 }
 
 func must(t *testing.T, err error) {
@@ -209,17 +144,17 @@ func (w *tree) dump() []string {
 				if a.Ino < 1<<inoBits && unix.Lstat(w.plain+p, &st) == nil && uint32(st.Nlink) != a.Nlink {
 					w.t.Fatalf("%s has %d links, not %d", p, a.Nlink, st.Nlink)
 				}
-				if first, ok := links[a.Ino]; ok {
-					line += " = " + first
-				} else {
-					links[a.Ino] = p
-				}
 			case unix.S_IFLNK:
 				target, err := w.u.Readlink(c)
 				if err != nil {
 					w.t.Fatalf("readlink %s: %v", p, err)
 				}
 				line += " -> " + target
+			}
+			if first, ok := links[a.Ino]; ok && e.Type != unix.S_IFDIR {
+				line += " = " + first
+			} else {
+				links[a.Ino] = p
 			}
 			out = append(out, line)
 			if e.Type == unix.S_IFDIR {
@@ -255,14 +190,14 @@ func (w *tree) dumpPlain() []string {
 				return err
 			}
 			line += fmt.Sprintf(" %d %x", len(b), checksum(b))
-			if first, ok := links[st.Ino]; ok {
-				line += " = " + first
-			} else {
-				links[st.Ino] = rel
-			}
 		case unix.S_IFLNK:
 			target, _ := os.Readlink(p)
 			line += " -> " + target
+		}
+		if first, ok := links[st.Ino]; ok && !d.IsDir() {
+			line += " = " + first
+		} else {
+			links[st.Ino] = rel
 		}
 		out = append(out, line)
 		return nil
@@ -276,30 +211,8 @@ func (w *tree) compare(after string) {
 	// Hard links across branches are not the same file in the plain directory either; the order of names is the same,
 	// since both walk a directory in the order of its names.
 	if !slices.Equal(got, want) {
-		w.t.Fatalf("after %s:\nunion has, the plain directory not:\n%s\nthe plain directory has, the union not:\n%s", after, missing(got, want), missing(want, got))
+		w.t.Fatalf("after %s:\nunion has, the plain directory not:\n%s\nthe plain directory has, the union not:\n%s", after, modeltest.Missing(got, want), modeltest.Missing(want, got))
 	}
-}
-
-func missing(a, b []string) string {
-	var out []string
-	for _, x := range a {
-		if !slices.Contains(b, x) {
-			out = append(out, "  "+x)
-		}
-	}
-	return strings.Join(out, "\n")
-}
-
-// path returns a random path, of a file that exists or not.
-func (w *tree) path() string {
-	p := ""
-	for range 1 + w.rng.IntN(3) {
-		p += "/" + w.names[w.rng.IntN(len(w.names))]
-		if w.rng.IntN(6) == 0 {
-			p += "h"
-		}
-	}
-	return p
 }
 
 // parent splits a path and finds its directory in the union.
@@ -315,7 +228,7 @@ func (w *tree) parent(path string) (*Node, string, error) {
 // step does one random thing to both trees and reports what, and both results.
 func (w *tree) step() (what string, got, want error) {
 	u, o := w.u, Owner{uint32(os.Getuid()), uint32(os.Getgid())}
-	path := w.path()
+	path := modeltest.Path(w.rng)
 	plain := w.plain + path
 	var a Attr
 	// in runs f with the union's directory of path.
@@ -364,7 +277,7 @@ func (w *tree) step() (what string, got, want error) {
 		got = in(func(d *Node, name string) (*Node, error) { return nil, u.Rmdir(d, name) })
 		want = unix.Rmdir(plain)
 	case 6, 7, 8:
-		to := w.path()
+		to := modeltest.Path(w.rng)
 		var flags uint32
 		switch w.rng.IntN(4) {
 		case 0:
@@ -383,7 +296,7 @@ func (w *tree) step() (what string, got, want error) {
 		})
 		want = unix.Renameat2(unix.AT_FDCWD, plain, unix.AT_FDCWD, w.plain+to, uint(flags))
 	case 9:
-		to := w.path()
+		to := modeltest.Path(w.rng)
 		what = "link " + path + " " + to
 		got = on(func(n *Node) error {
 			td, tn, err := w.parent(to)
@@ -399,7 +312,7 @@ func (w *tree) step() (what string, got, want error) {
 		})
 		want = unix.Link(plain, w.plain+to)
 	case 10, 11:
-		data, off := w.data(), int64(w.rng.IntN(30000))
+		data, off := modeltest.Data(w.rng), int64(w.rng.IntN(30000))
 		what = fmt.Sprintf("write %s %d at %d", path, len(data), off)
 		got = on(func(n *Node) error {
 			if !n.regular() {
@@ -438,10 +351,10 @@ func (w *tree) step() (what string, got, want error) {
 
 // TestModel does thousands of random operations to unions and to plain directories, and compares results and trees.
 func TestModel(t *testing.T) {
-	rng := newRand(t)
+	rng := modeltest.NewRand(t)
 	for round := range 30 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			w := newTree(t, rng, 1+rng.IntN(4))
+			w := newTree(t, 1+rng.IntN(4), modeltest.Layers{Rand: rng})
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)
 			w.compare("opening")
@@ -454,7 +367,7 @@ func TestModel(t *testing.T) {
 				}
 				if got == nil || i%10 == 0 {
 					if a, b := w.dump(), w.dumpPlain(); !slices.Equal(a, b) {
-						t.Fatalf("history:\n%s\nunion only:\n%s\nplain only:\n%s", strings.Join(log, "\n"), missing(a, b), missing(b, a))
+						t.Fatalf("history:\n%s\nunion only:\n%s\nplain only:\n%s", strings.Join(log, "\n"), modeltest.Missing(a, b), modeltest.Missing(b, a))
 					}
 				}
 				if rng.IntN(40) == 0 {
@@ -463,7 +376,7 @@ func TestModel(t *testing.T) {
 					w.open()
 					log = append(log, "restart")
 					if a, b := w.dump(), w.dumpPlain(); !slices.Equal(a, b) {
-						t.Fatalf("after a restart:\n%s\nunion only:\n%s\nplain only:\n%s", strings.Join(log, "\n"), missing(a, b), missing(b, a))
+						t.Fatalf("after a restart:\n%s\nunion only:\n%s\nplain only:\n%s", strings.Join(log, "\n"), modeltest.Missing(a, b), modeltest.Missing(b, a))
 					}
 				}
 			}
@@ -471,7 +384,7 @@ func TestModel(t *testing.T) {
 				t.Errorf("%d nodes are held after everything was forgotten, not just the root", n)
 			}
 			if after := snapshot(t, w.lower); !slices.Equal(lower, after) {
-				t.Errorf("lower branches changed:\n%s", missing(after, lower))
+				t.Errorf("lower branches changed:\n%s", modeltest.Missing(after, lower))
 			}
 		})
 	}

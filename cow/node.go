@@ -23,14 +23,17 @@ type Node struct {
 	refs int64  // guarded by the shard's lock
 
 	mu      sync.RWMutex
-	links   []link // known names. A directory has at most one, which only Rename changes, holding Union.tree
-	inUpper bool   // the upper branch has it: at a link marked upper, or parked, or in the index of hard links
-	indexed bool   // the upper branch has it under its ID in work/index
-	parked  bool   // its last known name was removed, and it is kept under its ID in work/parked until it is forgotten
-	removed bool   // the union has no name for it any more
-	fewer   uint32 // how many lower names were removed while the file was not in the upper branch
-	low     source // where the lower file is, for what is not a directory; zero branch and dir if there is none
+	links   []link     // known names. A directory has at most one, which only Rename changes, holding Union.tree
+	inUpper bool       // the upper branch has it: at a link marked upper, or parked, or in the index of hard links
+	indexed bool       // the upper branch has it under its ID in work/index
+	parked  bool       // its last known name was removed, and it is kept under its ID in work/parked until it is forgotten
+	removed bool       // the union has no name for it any more
+	fewer   uint32     // how many lower names were removed while the file was not in the upper branch
+	low     source     // where the lower file is, for what is not a directory; zero branch and dir if there is none
+	lowIn   *directory // the directory that low is in
+	meta    bool       // the upper branch has only the metadata, low the data; see metacopy.go
 	dir     *directory
+	part    *partial // set while not all of its data is copied up, and for a while after
 
 	fdMu sync.Mutex
 	fd   *descriptor // guarded by fdMu: for a directory that is in the upper branch, it (O_PATH); for a regular file its data
@@ -114,6 +117,9 @@ func (u *Union) Forget(n *Node, count uint64) {
 		// Nobody else can reach n from here on: what refers to it holds a reference.
 		if n.parked {
 			u.upper.unpark(n.id, n.isDir())
+			if n.part != nil {
+				u.dropPartial(n.part)
+			}
 		}
 		n.fdMu.Lock()
 		u.fds.drop(n.fd)

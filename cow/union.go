@@ -66,6 +66,8 @@ type Union struct {
 	upper  *upperBranch // nil if read only
 	root   *Node
 
+	partials partials
+
 	tree    sync.RWMutex
 	copying [64]sync.Mutex // by node ID
 	shards  [64]shard
@@ -119,6 +121,11 @@ func New(o Options) (_ *Union, err error) {
 		}
 	}
 	u.shard(RootID).nodes[RootID] = u.root
+	if u.upper != nil {
+		if err := u.recoverPartials(); err != nil {
+			return nil, err
+		}
+	}
 	return u, nil
 }
 
@@ -126,7 +133,7 @@ func New(o Options) (_ *Union, err error) {
 func (u *Union) Close() error {
 	var errs []error
 	if u.upper != nil {
-		errs = append(errs, u.finishHardLinks(), u.upper.close())
+		errs = append(errs, u.finishPartials(), u.finishHardLinks(), u.upper.close())
 	}
 	for _, b := range u.lowers {
 		errs = append(errs, b.Close())

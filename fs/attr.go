@@ -12,13 +12,19 @@ func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	if n == nil {
 		return stale
 	}
-	var a cow.Attr
-	if err := h.u.Getattr(n, &a); err != nil {
+	a := h.attr()
+	defer h.done(a)
+	if err := h.u.Getattr(n, a); err != nil {
 		return h.status("getattr", err)
 	}
-	h.fillAttrOut(&a, out)
+	h.fillAttrOut(a, out)
 	return fuse.OK
 }
+
+// attr returns memory for one request, which done takes back: what is handed to a branch can't be on the stack.
+func (h *handler) attr() *cow.Attr { return h.attrs.Get().(*cow.Attr) }
+
+func (h *handler) done(a *cow.Attr) { h.attrs.Put(a) }
 
 func (h *handler) fillAttrOut(a *cow.Attr, out *fuse.AttrOut) {
 	out.AttrValid, out.AttrValidNsec = h.attrLife.sec, h.attrLife.nsec
@@ -30,30 +36,21 @@ func (h *handler) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 	if n == nil {
 		return stale
 	}
-	var a cow.Attr
+	a := h.attr()
+	defer h.done(a)
 	s := setAttr(in)
-	done, err := h.flushedTimes(n, &s, &a)
-	if err == nil && !done {
-		err = h.u.Setattr(n, &s, &a)
+	var err error
+	if s.Valid == 0 {
+		// Only a ctime, which the kernel keeps itself under writeback and no host lets anyone set.
+		err = h.u.Getattr(n, a)
+	} else {
+		err = h.u.Setattr(n, &s, a)
 	}
 	if err != nil {
 		return h.status("setattr", err)
 	}
-	h.fillAttrOut(&a, out)
+	h.fillAttrOut(a, out)
 	return fuse.OK
-}
-
-// flushedTimes answers a SETATTR that changes nothing. Under writeback the kernel sends mtime and ctime of every file whose
-// ctime it changed itself, be it by unlink, link or rename (fs/fuse/inode.c, fuse_write_inode). No host lets anyone set the
-// ctime, and to set an mtime to what it is would copy up a file of a lower branch, even one that was just removed.
-func (h *handler) flushedTimes(n *cow.Node, s *cow.SetAttr, a *cow.Attr) (bool, error) {
-	if s.Valid&^cow.SetMtime != 0 {
-		return false, nil
-	}
-	if err := h.u.Getattr(n, a); err != nil {
-		return false, err
-	}
-	return s.Valid == 0 || a.Mtime == s.Mtime, nil
 }
 
 // setAttr translates the request. Under HANDLE_KILLPRIV_V2 (include/uapi/linux/fuse.h) clearing setuid and setgid is the

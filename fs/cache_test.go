@@ -200,14 +200,20 @@ func TestNoCopyUpForTimes(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	unix.Sync()
+	root, err := os.Open(b.mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(root.Fd())), root.Close()); err != nil {
+		t.Fatal(err)
+	}
 	if n := q.take(); n["SETATTR"] == 0 {
 		t.Errorf("the kernel did not send the times: %v", n)
 	}
 	if err := s.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	err := filepath.WalkDir(b.upper, func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(b.upper, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
 			t.Errorf("%s was copied up", path)
 		}

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"math"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,14 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 		return nil, h.status("read", err)
 	}
 	off := int64(in.Offset)
+	if !f.Direct() {
+		got, err := f.ReadAt(buf, off)
+		f.Release()
+		if err != nil {
+			return nil, h.status("read", err)
+		}
+		return fuse.ReadResultVector([][]byte{buf[:got]}), fuse.OK
+	}
 	size := min(int64(len(buf)), f.Size-off)
 	if size >= spliceMin && size <= spliceMax {
 		if size, err = present(&f, off, size); err != nil {
@@ -48,8 +57,9 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	if err != nil {
 		return nil, h.status("read", err)
 	}
-	// As a vector it is sent by one writev(2); ReadResultData would take it through a pipe, in four calls.
-	return fuse.ReadResultVector([][]byte{buf[:got]}), fuse.OK
+	r := h.results.Get().(*copied)
+	r.data[0] = buf[:got]
+	return r, fuse.OK
 }
 
 // present cuts size to what there is of a file whose end only its descriptor knows. To find the end only while splicing is
@@ -82,6 +92,24 @@ func pread(fd int, buf []byte, off int64) (int, error) {
 		got += n
 	}
 	return got, nil
+}
+
+// copied is the answer to a READ in memory. Since it has Slices, it is sent by one writev(2); fuse.ReadResultData would go
+// through a pipe, in four calls.
+type copied struct {
+	data [1][]byte
+	pool *sync.Pool // where it belongs when it is sent
+}
+
+func (r *copied) Slices() ([][]byte, fuse.Status) { return r.data[:], fuse.OK }
+
+func (r *copied) Size() int { return len(r.data[0]) }
+
+func (r *copied) Bytes([]byte) ([]byte, fuse.Status) { return r.data[0], fuse.OK }
+
+func (r *copied) Done() {
+	r.data[0] = nil
+	r.pool.Put(r)
 }
 
 // dataResult is the answer to a READ straight from the descriptor of a branch. The descriptor is held until the kernel

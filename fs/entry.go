@@ -12,8 +12,9 @@ func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 	if dir == nil {
 		return stale
 	}
-	var a cow.Attr
-	n, err := h.u.Lookup(dir, name, &a)
+	a := h.attr()
+	defer h.done(a)
+	n, err := h.u.Lookup(dir, name, a)
 	if err != nil {
 		st := h.status("lookup", err)
 		if st == fuse.ENOENT && h.entryLife != (lifetime{}) {
@@ -22,7 +23,7 @@ func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 		}
 		return st
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n, a, out)
 	return fuse.OK
 }
 

@@ -32,6 +32,8 @@ type handler struct {
 	server *fuse.Server // set by Init, before the first request is handled
 
 	dirents sync.Pool // *[]cow.DirEnt
+	attrs   sync.Pool // *cow.Attr
+	results sync.Pool // *copied
 }
 
 func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
@@ -48,6 +50,8 @@ func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 		s := make([]cow.DirEnt, 0, direntBatch)
 		return &s
 	}
+	h.attrs.New = func() any { return new(cow.Attr) }
+	h.results.New = func() any { return &copied{pool: &h.results} }
 	var a cow.Attr
 	if err := u.Getattr(u.Root(), &a); err != nil {
 		return nil, err

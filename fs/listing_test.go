@@ -16,12 +16,13 @@ import (
 const many = 20_000
 
 // smallRequests keeps the race detector, under which buffers are seldom used again, from clearing 1 MiB for each request.
-var smallRequests = fs.Options{MaxWrite: 64 << 10}
+// Without writeback the kernel sends no times of removed files.
+var smallRequests = fs.Options{MaxWrite: 64 << 10, NoWriteback: true}
 
 // manyFiles is a union with a directory of 20,000 files: half of them in the lower branch, half in the upper.
 func manyFiles(t *testing.T) (b *branches, names []string) {
 	t.Helper()
-	b = newBranches(t)
+	b = branchesInMemory(t)
 	mkdir(t, filepath.Join(b.lower, "dir"))
 	mkdir(t, filepath.Join(b.upper, "dir"))
 	for i := range many {

@@ -315,3 +315,29 @@ func TestXattrs(t *testing.T) {
 		t.Errorf("after removal: %q", got)
 	}
 }
+
+// TestBranchWithoutACLs has a lower branch on a file system that knows no extended attributes. The kernel asks for a file's
+// ACL before it lets others in, and takes "not supported" for an error of the access.
+func TestBranchWithoutACLs(t *testing.T) {
+	b := newBranches(t)
+	if err := unix.Mount("none", b.lower, "ramfs", 0, "mode=0755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(b.lower, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	b.inLower(t, "dir/file", "x")
+	b.mount(t, fs.Options{AllowOther: true})
+	if err := as(t, otherUID, "read", filepath.Join(b.mnt, "dir/file")); err != nil {
+		t.Errorf("reading as another user: %v", err)
+	}
+	write(t, filepath.Join(b.mnt, "dir/new"), "y")
+	if err := as(t, otherUID, "read", filepath.Join(b.mnt, "dir/new")); err != nil {
+		t.Errorf("reading a new file as another user: %v", err)
+	}
+	if _, err := unix.Getxattr(filepath.Join(b.mnt, "dir/file"), "user.x", nil); err != unix.EOPNOTSUPP && err != unix.ENODATA {
+		t.Errorf("an xattr of a file that has none: %v", err)
+	}
+}

@@ -56,7 +56,8 @@ func roleCommand(t *testing.T, role string, args ...string) *exec.Cmd {
 		copyFile(t, "/proc/self/exe", publicBinary, 0o755)
 	}
 	cmd := exec.Command(publicBinary, args...)
-	cmd.Env = append(os.Environ(), roleVar+"="+role)
+	// The race detector otherwise sleeps for a second before the process ends.
+	cmd.Env = append(os.Environ(), roleVar+"="+role, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
@@ -93,7 +94,26 @@ type branches struct {
 
 func newBranches(t *testing.T) *branches {
 	t.Helper()
+	return branchesIn(t, publicDir(t))
+}
+
+// branchesInMemory is for tests with so many files that they would measure the disk.
+func branchesInMemory(t *testing.T) *branches {
+	t.Helper()
 	base := publicDir(t)
+	if err := unix.Mount("none", base, "tmpfs", 0, "mode=0755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(base, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return branchesIn(t, base)
+}
+
+func branchesIn(t *testing.T, base string) *branches {
+	t.Helper()
 	b := &branches{}
 	for _, d := range []struct {
 		name string

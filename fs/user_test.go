@@ -159,6 +159,19 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := as(t, namedUID, "write", filepath.Join(b.mnt, "dir/file")); err == nil {
 		t.Error("the user could write to a file of root")
 	}
+	busy := exec.Command("sleep", "100")
+	busy.Dir = b.mnt
+	busy.SysProcAttr = &syscall.SysProcAttr{Credential: user.Credential, Pdeathsig: syscall.SIGKILL}
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := as(t, namedUID, "umount", b.mnt); err == nil || !strings.Contains(err.Error(), "it is in use") {
+		t.Errorf("unmounting while it is in use: %v", err)
+	}
+	if err := busy.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	busy.Wait()
 	if err := as(t, namedUID, "umount", b.mnt); err != nil {
 		t.Errorf("unmounting from another process: %v", err)
 	}

@@ -21,7 +21,7 @@ import (
 // TestAgainstNaiveApplier makes random stacks of layers and compares the merged index, entry by entry, with what an
 // applier that knows nothing of indexes makes of them in a real directory.
 func TestAgainstNaiveApplier(t *testing.T) {
-	const seeds = 60
+	const seeds = 40
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { compareWithNaive(t, seed) })
 		if t.Failed() {

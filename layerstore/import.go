@@ -170,7 +170,15 @@ func (s *Store) publishImage(a *attempt, n newImage) (*Image, error) {
 			return nil, err
 		}
 	}
+	if _, err := os.Lstat(s.path(imagesDir, id.Encoded())); err != nil {
+		if err := a.write(pendingName, []byte(id)); err != nil {
+			return nil, err
+		}
+	}
 	if err := a.publishJSON(n.record, imagesDir, id.Encoded()); err != nil {
+		return nil, err
+	}
+	if err := s.unmark(id); err != nil {
 		return nil, err
 	}
 	for _, r := range n.names {

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
 
-// childVar makes the test binary do something else than test: "pull ROOT REF", "use ROOT REF", each in a process of its
+// childVar makes the test binary do something else than test: "VERB ROOT REF", each in a process of its
 // own.
 const childVar = "UNIONFS_LAYERSTORE_CHILD"
 
@@ -29,6 +31,8 @@ func TestMain(m *testing.M) {
 }
 
 func child(verb, root, ref string) error {
+	// strace counts system calls by thread: see runKilled.
+	runtime.LockOSThread()
 	s, err := Open(root)
 	if err != nil {
 		return err
@@ -57,6 +61,17 @@ func child(verb, root, ref string) error {
 		fmt.Println("acquired")
 		_, err = os.Stdin.Read(make([]byte, 1))
 		return err
+	case "remove":
+		_, err := s.Remove(ref)
+		return err
+	case "import":
+		f, err := os.Open(ref)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = s.Import(context.Background(), f, "imported", ImportOptions{})
+		return err
 	case "churn":
 		// Pull and remove; that others do the same may make it fail, but only in so many ways.
 		for range 6 {
@@ -66,7 +81,7 @@ func child(verb, root, ref string) error {
 			if _, err := s.Remove(ref); err != nil && !strings.Contains(err.Error(), ErrNotFound.Error()) {
 				return err
 			}
-			if _, err := s.Prune(); err != nil {
+			if _, err := s.Prune(PruneOptions{}); err != nil {
 				return err
 			}
 		}
@@ -75,7 +90,8 @@ func child(verb, root, ref string) error {
 	return fmt.Errorf("unknown verb %q", verb)
 }
 
-// startChild starts this binary again. Whatever happens, it is dead when the test ends.
+// startChild starts this binary again. Whatever happens, it is dead when the test ends. The verbs "use" and "" are left
+// for the caller to start.
 func startChild(t *testing.T, verb string, s *Store, ref string) (cmd *exec.Cmd, output *bytes.Buffer) {
 	t.Helper()
 	cmd = exec.Command(os.Args[0])
@@ -83,7 +99,7 @@ func startChild(t *testing.T, verb string, s *Store, ref string) (cmd *exec.Cmd,
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", childVar+"="+strings.Join([]string{verb, s.Root(), ref}, " "))
 	output = &bytes.Buffer{}
 	cmd.Stderr = output
-	if verb != "use" {
+	if verb != "use" && verb != "" {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +178,7 @@ func TestManyProcessesChurn(t *testing.T) {
 
 // TestKilledPull kills pulls at random instants.
 func TestKilledPull(t *testing.T) {
-	const kills = 40
+	const kills = 25
 	// A little slow, so that there are instants within the download.
 	host := testRegistry(t, func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
@@ -205,7 +221,10 @@ func TestKilledPull(t *testing.T) {
 		if len(list) == 0 {
 			continue
 		}
-		// It got so far that there is an image: then it is whole.
+		// It got so far that there is an image: then it is whole, and has its name.
+		if len(list) != 1 || len(list[0].Names) != 1 {
+			t.Fatalf("the store has %+v", list)
+		}
 		i, err := again.Image(string(list[0].ID))
 		if err != nil {
 			t.Fatal(err)
@@ -226,6 +245,97 @@ func TestKilledPull(t *testing.T) {
 		t.Error(d)
 	}
 	removeAll(t, s, ref)
+}
+
+// TestKilledAtEveryStep kills a pull, an import and a removal before each system call that changes what is published.
+func TestKilledAtEveryStep(t *testing.T) {
+	host := testRegistry(t, nil)
+	tars := [][]byte{tarOf(t, reg("a", "1"), reg("b", "2")), tarOf(t, wh(".wh.a"), reg("c", "3"))}
+	whole := tarOf(t, reg("b", "2"), reg("c", "3"))
+	want := stacked(t, [][]byte{whole})
+	ref := host + "/steps:1"
+	makeImage(t, tars).push(t, ref)
+	file := filepath.Join(t.TempDir(), "whole.tar")
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cases := []struct {
+		verb, ref string
+		calls     map[string]int // system call → how many there are at least
+	}{
+		{"pull", ref, map[string]int{"renameat": 5, "fsync": 9, "unlinkat": 1}},
+		{"import", file, map[string]int{"renameat": 4, "fsync": 9, "unlinkat": 1}},
+		{"remove", ref, map[string]int{"renameat": 4, "fsync": 2, "unlinkat": 5}},
+	}
+	for _, c := range cases {
+		for call, least := range c.calls {
+			t.Run(c.verb+" "+call, func(t *testing.T) {
+				s := openStore(t)
+				done := false
+				step := 0
+				for !done && step < 100 {
+					step++
+					if c.verb == "remove" {
+						mustPull(t, s, ref, PullOptions{})
+					}
+					done = runKilled(t, s, c.verb, c.ref, call, step)
+					checkAfterKill(t, s, want)
+					if t.Failed() {
+						t.Fatalf("after a %s was killed before %s number %d", c.verb, call, step)
+					}
+					if list, err := s.Images(); err != nil {
+						t.Fatal(err)
+					} else if len(list) > 0 {
+						removeAll(t, s, string(list[0].ID))
+					}
+				}
+				if !done || step <= least {
+					t.Errorf("%s was called %d times, expected at least %d", call, step-1, least)
+				}
+			})
+		}
+	}
+}
+
+// runKilled runs a child that is killed before the step-th time that any one of its threads makes a system call. What
+// publishes runs in the main goroutine, and that keeps to one thread. True if the child came to its end.
+func runKilled(t *testing.T, s *Store, verb, ref, call string, step int) bool {
+	t.Helper()
+	cmd, output := startChild(t, "", s, ref)
+	traced := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, step), os.Args[0])
+	traced.Env = append(cmd.Env, childVar+"="+strings.Join([]string{verb, s.Root(), ref}, " "))
+	traced.Stderr = output
+	err := traced.Run()
+	if output.Len() > 0 {
+		t.Fatalf("step %d: %v: %s", step, err, output)
+	}
+	return err == nil
+}
+
+// checkAfterKill opens a store after a process that used it was killed: it has the whole image or nothing of it.
+func checkAfterKill(t *testing.T, s *Store, want snapshot) {
+	t.Helper()
+	if _, err := Open(s.Root()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) == 0 {
+		checkEmpty(t, s)
+		return
+	}
+	i, err := s.Image(string(list[0].ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := diffSnapshots(imageSnapshot(t, i), want); d != "" {
+		t.Error(d)
+	}
+	if staged, err := os.ReadDir(s.path(stagingDir)); err != nil || len(staged) > 0 {
+		t.Errorf("%d directories are left in staging, %v", len(staged), err)
+	}
 }
 
 func TestImageInUseByAnotherProcess(t *testing.T) {
@@ -255,17 +365,17 @@ func TestImageInUseByAnotherProcess(t *testing.T) {
 	if _, err := s.Image("used"); err == nil {
 		t.Error("its name is still there")
 	}
-	if _, err := s.Prune(); err != nil {
+	if _, err := s.Prune(PruneOptions{}); err != nil {
 		t.Error(err)
 	}
 	if d := diffSnapshots(imageSnapshot(t, i), stacked(t, [][]byte{tarOf(t, reg("a", "1"))})); d != "" {
 		t.Error(d)
 	}
-	// Killed, it uses nothing.
+	// Killed, it uses nothing, and the space comes back with the next command.
 	cmd.Process.Kill()
 	cmd.Wait()
-	if freed, err := s.Prune(); err != nil || freed == 0 {
-		t.Errorf("Prune freed %d bytes, %v", freed, err)
+	if _, err := Open(s.Root()); err != nil {
+		t.Error(err)
 	}
 	checkEmpty(t, s)
 }

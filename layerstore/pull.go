@@ -100,7 +100,9 @@ func (s *Store) pull(ctx context.Context, ref string, o *PullOptions) (*Image, e
 	if err := p.resolve(ctx, parsed); err != nil {
 		return nil, err
 	}
-	as.Digest = p.resolved
+	if o.As == "" {
+		as.Digest = p.resolved // of another repository, it would name nothing
+	}
 	a, err := s.newAttempt(nil)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 type Removed struct {
 	Untagged []string      // names that are gone
 	Deleted  digest.Digest // image that is gone; empty if it has another name or is in use
-	InUse    bool          // the image has no name left, but something uses it: it stays until Remove by ID, or Prune
+	InUse    bool          // the image has no name left, but something uses it: it goes when the store is next used after that
 	Bytes    int64         // that were freed
 }
 
@@ -89,7 +89,10 @@ func (s *Store) remove(ref string) (*Removed, error) {
 	}
 	if !deleted {
 		removed.InUse = true
-		return removed, nil
+		return removed, os.WriteFile(s.path(inuseDir, id.Encoded()), []byte(removedMark), 0o600)
+	}
+	if err := s.deleteMarked(trash); err != nil {
+		return nil, err
 	}
 	removed.Deleted = id
 	removed.Bytes, err = s.collect(trash)
@@ -122,83 +125,75 @@ func (s *Store) deleteImage(id digest.Digest, trash *attempt) (bool, error) {
 	return true, syncDir(s.path(imagesDir))
 }
 
-// Prune deletes the images that have no name and that nothing uses, and what no image needs. It returns the bytes
-// freed.
-func (s *Store) Prune() (int64, error) {
-	l, err := s.lock(unix.LOCK_EX)
+// removedMark is written into the lock of an image that was removed while something used it.
+const removedMark = "removed\n"
+
+// marked returns the images that were removed while something used them.
+func (s *Store) marked() ([]digest.Digest, error) {
+	entries, err := os.ReadDir(s.path(inuseDir))
 	if err != nil {
-		return 0, err
+		return nil, err
+	}
+	var ids []digest.Digest
+	for _, e := range entries {
+		id := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		if fi, err := e.Info(); err == nil && fi.Size() > 0 && checkDigest(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// unmark takes the mark away from an image that gets a name again.
+func (s *Store) unmark(id digest.Digest) error {
+	err := os.Truncate(s.path(inuseDir, id.Encoded()), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// deleteMarked deletes the marked images that nothing uses any more. The caller holds the store's lock exclusively.
+func (s *Store) deleteMarked(trash *attempt) error {
+	ids, err := s.marked()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := s.deleteImage(id, trash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reap deletes the marked images that nothing uses any more, and frees their space. If another process is publishing just
+// now, they are left for later.
+func (s *Store) reap() error {
+	ids, err := s.marked()
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	l, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, errBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	trash, err := s.newAttempt(l)
 	if err != nil {
 		l.close()
-		return 0, err
+		return err
 	}
 	defer trash.close()
 	defer l.close()
-	refs, err := s.refs()
-	if err != nil {
-		return 0, err
+	if err := s.deleteMarked(trash); err != nil {
+		return err
 	}
-	named := make(map[string]bool)
-	for _, r := range refs {
-		named[r.Image.Encoded()] = true
-	}
-	images, err := os.ReadDir(s.path(imagesDir))
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range images {
-		if named[e.Name()] {
-			continue
-		}
-		if _, err := s.deleteImage(digest.NewDigestFromEncoded(digest.SHA256, e.Name()), trash); err != nil {
-			return 0, err
-		}
-	}
-	return s.collect(trash)
-}
-
-// collect moves every layer and merged index that no image and no lease names into the attempt, and returns how many
-// bytes that frees. The caller holds the store's lock exclusively. If any image can't be read, nothing is collected: what
-// it needs isn't known.
-func (s *Store) collect(trash *attempt) (int64, error) {
-	keep, err := s.leases()
-	if err != nil {
-		return 0, err
-	}
-	images, err := os.ReadDir(s.path(imagesDir))
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range images {
-		_, c, err := s.readRecord(e.Name())
-		if err != nil {
-			return 0, fmt.Errorf("space can't be freed while an image is damaged: %w", err)
-		}
-		for _, d := range c.RootFS.DiffIDs {
-			keep[d.Encoded()] = true
-		}
-		keep[chainID(c.RootFS.DiffIDs).Encoded()] = true
-	}
-	var freed int64
-	for _, dir := range []string{layersDir, mergedDir} {
-		entries, err := os.ReadDir(s.path(dir))
-		if err != nil {
-			return freed, err
-		}
-		for _, e := range entries {
-			if keep[e.Name()] {
-				continue
-			}
-			path := s.path(dir, e.Name())
-			freed += diskBytes(path)
-			if err := os.Rename(path, trash.path(dir+"-"+e.Name())); err != nil {
-				return freed, err
-			}
-		}
-	}
-	return freed, nil
+	// As in bury, damage elsewhere must not keep the store from being used.
+	s.collect(trash)
+	return nil
 }
 
 // diskBytes is the length of a file, or of the files in a directory.

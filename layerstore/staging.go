@@ -19,7 +19,11 @@ type attempt struct {
 	lock *fileLock
 }
 
-const leaseName = "lease"
+// Files of an attempt that other processes read.
+const (
+	leaseName   = "lease"   // see lease
+	pendingName = "pending" // ID of an image that is being published and may have no name yet
+)
 
 // newAttempt makes an attempt. held is the store's lock if the caller holds it, else nil.
 func (s *Store) newAttempt(held *fileLock) (*attempt, error) {
@@ -127,4 +131,89 @@ func syncDir(path string) error {
 		return fmt.Errorf("flushing %s: %w", path, err)
 	}
 	return nil
+}
+
+// sweep deletes the attempts of dead processes, and what they published that is of no use. If another process is
+// publishing just now, all is left for later.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(s.path(stagingDir))
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	dead, err := s.bury(entries)
+	// Not under the store's lock: deleting large files takes long. The attempts' own locks keep others away.
+	for _, a := range dead {
+		if cerr := a.close(); cerr != nil && err == nil {
+			err = fmt.Errorf("removing what an interrupted command left: %w", cerr)
+		}
+	}
+	return err
+}
+
+// bury takes the locks of dead attempts and moves what only they needed into one more. The caller closes them all.
+func (s *Store) bury(entries []os.DirEntry) (dead []*attempt, err error) {
+	l, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, errBusy) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	for _, e := range entries {
+		path := s.path(stagingDir, e.Name())
+		al, err := lockFile(path, false, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return dead, err
+		}
+		dead = append(dead, &attempt{s: s, dir: path, lock: al})
+	}
+	if len(dead) == 0 {
+		return nil, nil
+	}
+	trash, err := s.newAttempt(l)
+	if err != nil {
+		return dead, err
+	}
+	for _, a := range dead {
+		if err := s.retract(a, trash); err != nil {
+			return append(dead, trash), err
+		}
+	}
+	// A damaged image keeps garbage from being collected, but not the store from being used: Remove and Prune say so.
+	s.collect(trash)
+	return append(dead, trash), nil
+}
+
+// retract deletes the image that a dead attempt published but didn't come to name, and ends its lease. The caller holds
+// the store's lock exclusively.
+func (s *Store) retract(a, trash *attempt) error {
+	if err := os.Remove(a.path(leaseName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	b, err := os.ReadFile(a.path(pendingName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id := digest.Digest(b)
+	if checkDigest(id) != nil {
+		return nil // the process died writing it, before the image was there
+	}
+	refs, err := s.refs()
+	if err != nil {
+		return nil // a name can't be read: it may be the image's
+	}
+	for _, r := range refs {
+		if r.Image == id {
+			return nil
+		}
+	}
+	_, err = s.deleteImage(id, trash)
+	return err
 }

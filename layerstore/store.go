@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // Errors that callers tell apart with errors.Is.
@@ -57,6 +56,9 @@ func Open(root string) (*Store, error) {
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("opening image store %s: %w", root, err)
 	}
+	if err := s.reap(); err != nil {
+		return nil, fmt.Errorf("opening image store %s: %w", root, err)
+	}
 	return s, nil
 }
 
@@ -81,51 +83,6 @@ func (s *Store) lock(how int) (*fileLock, error) {
 func (s *Store) hasLayer(diffID digest.Digest) bool {
 	_, err := os.Lstat(s.layerPath(diffID, tarName))
 	return err == nil
-}
-
-// sweep deletes the attempts of dead processes. If another process is publishing just now, they are left for later.
-func (s *Store) sweep() error {
-	entries, err := os.ReadDir(s.path(stagingDir))
-	if err != nil || len(entries) == 0 {
-		return err
-	}
-	l, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
-	if errors.Is(err, errBusy) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer l.close()
-	died := false
-	for _, e := range entries {
-		path := s.path(stagingDir, e.Name())
-		al, err := lockFile(path, false, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, errBusy) || errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		died = true
-		err = os.RemoveAll(path)
-		al.close()
-		if err != nil {
-			return fmt.Errorf("removing what an interrupted command left: %w", err)
-		}
-	}
-	if !died {
-		return nil
-	}
-	// The dead process may have published layers, but not yet the image that needs them.
-	trash, err := s.newAttempt(l)
-	if err != nil {
-		return err
-	}
-	defer trash.close()
-	// A damaged image keeps garbage from being collected, but not the store from being used: Remove and Prune say so.
-	s.collect(trash)
-	return nil
 }
 
 // checkDigest returns an error unless d is a well-formed SHA-256 digest. Digests become file names, so nothing else may

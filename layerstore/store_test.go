@@ -217,13 +217,57 @@ func TestBranchKeepsImage(t *testing.T) {
 	if got, err := brief(b); err != nil || got != "a=1" {
 		t.Errorf("the branch has %q, %v", got, err)
 	}
+	// Opening the store elsewhere changes nothing as long as it is used.
+	if _, err := Open(s.Root()); err != nil {
+		t.Error(err)
+	}
+	if got, err := brief(b); err != nil || got != "a=1" {
+		t.Errorf("the branch has %q, %v", got, err)
+	}
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
-	if r, err := s.Remove(string(i.ID())); err != nil || r.Deleted != i.ID() {
-		t.Errorf("Remove by ID: %+v, %v", r, err)
+	if _, err := Open(s.Root()); err != nil {
+		t.Error(err)
 	}
 	checkEmpty(t, s)
+}
+
+// TestNamedAgainWhileInUse removes an image that is in use and gives it a name again: then it stays.
+func TestNamedAgainWhileInUse(t *testing.T) {
+	for _, how := range []string{"tag", "import"} {
+		t.Run(how, func(t *testing.T) {
+			s := openStore(t)
+			b := tarOf(t, reg("a", "1"))
+			o := ImportOptions{Created: time.Unix(1, 0)}
+			i, err := s.Import(context.Background(), bytes.NewReader(b), "foo", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			release, err := i.Acquire()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := s.Remove("foo"); err != nil || !r.InUse {
+				t.Fatalf("Remove: %+v, %v", r, err)
+			}
+			if how == "tag" {
+				err = s.Tag(string(i.ID()), "bar")
+			} else {
+				_, err = s.Import(context.Background(), bytes.NewReader(b), "bar", o)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			release()
+			if _, err := Open(s.Root()); err != nil {
+				t.Fatal(err)
+			}
+			if found, err := s.Image("bar"); err != nil || found.ID() != i.ID() {
+				t.Errorf("Image: %v", err)
+			}
+		})
+	}
 }
 
 // TestDamage breaks the files of a store one by one.

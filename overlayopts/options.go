@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -232,11 +233,12 @@ func onePath(value string) (string, error) {
 	return path, nil
 }
 
-// idMaps reads triples of numbers: ID on disk, ID to show, how many.
+// idMaps reads triples of numbers: ID on disk, ID to show, how many. Empty ones don't count: podman 4.3 puts a colon before
+// the first.
 func idMaps(value string) ([]IDMap, error) {
-	fields := strings.Split(value, ":")
-	if len(fields)%3 != 0 {
-		return nil, errors.New("want INSIDE:OUTSIDE:SIZE[:INSIDE:OUTSIDE:SIZE]...")
+	fields := slices.DeleteFunc(strings.Split(value, ":"), func(field string) bool { return field == "" })
+	if len(fields) == 0 || len(fields)%3 != 0 {
+		return nil, errors.New("want INSIDE:OUTSIDE:SIZE, once or several times")
 	}
 	var maps []IDMap
 	for ; len(fields) > 0; fields = fields[3:] {
@@ -302,27 +304,33 @@ func seconds(value string) (*time.Duration, error) {
 // splitOptions cuts an option string at its commas. A context may have commas too; mount(8) wants it in quotation marks then.
 func splitOptions(s string) []string {
 	const quote = `context="`
-	before, rest, found := strings.Cut(s, quote)
-	context, after, closed := strings.Cut(rest, `"`)
-	if !found || !closed || before != "" && !strings.HasSuffix(before, ",") {
-		return split(s, ',')
-	}
-	options := split(strings.TrimSuffix(before, ","), ',')
-	options = append(options, quote+context+`"`)
-	return append(options, split(after, ',')...)
+	return splitBut(s, ',', func(option string) int {
+		if rest, ok := strings.CutPrefix(option, quote); ok {
+			if end := strings.IndexByte(rest, '"'); end >= 0 {
+				return len(quote) + end + 1
+			}
+		}
+		return 0
+	})
 }
 
 // split cuts at a separator that no backslash stands before. The escapes stay in the parts.
 func split(s string, separator byte) []string {
+	return splitBut(s, separator, func(string) int { return 0 })
+}
+
+// splitBut is split, but in that many bytes from the start of a part as whole says of it there is no separator.
+func splitBut(s string, separator byte, whole func(rest string) int) []string {
 	var parts []string
 	start := 0
-	for i := 0; i < len(s); i++ {
+	for i := whole(s); i < len(s); i++ {
 		switch s[i] {
 		case '\\':
 			i++
 		case separator:
 			parts = append(parts, s[start:i])
 			start = i + 1
+			i += whole(s[start:])
 		}
 	}
 	return append(parts, s[start:])

@@ -55,11 +55,14 @@ func (p *containerInit) followSupervisor() {
 		m, fds, err := p.wire.recv()
 		closeAll(fds)
 		if err != nil {
-			os.Exit(exitUnknown)
+			unix.Exit(exitUnknown)
 		}
 		switch m.Kind {
 		case msgSignal:
-			p.signals <- syscall.Signal(m.Signal)
+			select {
+			case p.signals <- syscall.Signal(m.Signal):
+			default: // as many wait already as the kernel would keep of them
+			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
 		}

@@ -159,7 +159,7 @@ func TestShutIn(t *testing.T) {
 		if err := unix.Mknod(filepath.Join(w.root, "disk"), unix.S_IFBLK|0o666, int(unix.Mkdev(254, 0))); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range []struct{ name, script, want string }{
+		checks := []struct{ name, script, want string }{
 			{"core_pattern", refused("echo x >/proc/sys/kernel/core_pattern"), "refused"},
 			{"sysrq", refused("echo h >/proc/sysrq-trigger"), "refused"},
 			{"kernel parameters", refused("echo 1 >/proc/sys/vm/drop_caches"), "refused"},
@@ -191,13 +191,21 @@ func TestShutIn(t *testing.T) {
 			{"loopback", "ip -o addr show dev lo | grep -o 'inet [0-9./]*'; ls /sys/class/net", "inet 127.0.0.1/8\nlo"},
 			{"host name", "hostname | wc -c; cat /etc/hostname | wc -c; grep -c $(hostname) /etc/hosts", "13\n13\n1"},
 			{"not dumpable only for init", "ls -ld /proc/self/fd >/dev/null && echo ok", "ok"},
-		} {
-			t.Run(c.name, func(t *testing.T) {
-				w := w.in(t)
-				if got := w.output(w.shell(c.script)); got != c.want {
-					t.Errorf("%s\nprinted %q, want %q", c.script, got, c.want)
-				}
-			})
+		}
+		// All in one container, each in a shell of its own.
+		const mark = "--- next ---\n"
+		var script strings.Builder
+		for _, c := range checks {
+			script.WriteString("(\n" + c.script + "\n)\necho '" + strings.TrimSpace(mark) + "'\n")
+		}
+		got := strings.Split(w.output(w.shell(script.String())), mark[:len(mark)-1])
+		if len(got) != len(checks)+1 {
+			t.Fatalf("%d results for %d checks: %q", len(got)-1, len(checks), got)
+		}
+		for i, c := range checks {
+			if out := strings.TrimSuffix(strings.TrimPrefix(got[i], "\n"), "\n"); out != c.want {
+				t.Errorf("%s: %s\nprinted %q, want %q", c.name, c.script, out, c.want)
+			}
 		}
 	})
 }

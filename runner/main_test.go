@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -19,11 +20,14 @@ import (
 //	runner.test test-world   WORLD REQUEST    enter the world of an ordinary user, then as test-run
 //	runner.test test-run     REQUEST          create a container and run it in the foreground
 //	runner.test test-remove  ROOT ID          remove a container
+//	runner.test test-probe   NAME…            try system calls, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
 //	runner.test test-exec    COMMAND…         execute a command
 //	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
 func TestMain(m *testing.M) {
 	RunIfInit()
+	// The race detector would make every process wait for a second at its end.
+	os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	if len(os.Args) > 1 {
 		if verb, ok := testVerbs()[os.Args[1]]; ok {
 			code, err := verb(os.Args[2:])
@@ -42,6 +46,7 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-run":       runRequest,
 		"test-supervise": superviseOn,
 		"test-remove":    removeContainer,
+		"test-probe":     runProbes,
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},
@@ -87,13 +92,12 @@ func superviseOn(args []string) (int, error) {
 		return exitOurs, err
 	}
 	dir := args[2]
-	_ = Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
+	return 0, Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
 		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
 			return nil, err
 		}
 		return func() error { return unix.Unmount(target, 0) }, nil
 	}})
-	return 0, nil // the caller of Run has heard it
 }
 
 func removeContainer(args []string) (int, error) {

@@ -2,19 +2,22 @@ package runner
 
 import (
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // RunIfInit must be called first in main, and in TestMain of tests that run containers. If the program was started as a
 // container's init, or as another of the runner's inner processes, it does that work and never returns; otherwise it
 // returns at once.
 func RunIfInit() {
+	// unix.Exit rather than os.Exit: these have nothing to tidy up, and the container's end waits for them.
 	switch os.Args[0] {
 	case argvInit:
-		os.Exit(runInit())
+		unix.Exit(runInit())
 	case argvNamespace:
-		os.Exit(runNamespaceStage(os.Args[1:]))
+		unix.Exit(runNamespaceStage(os.Args[1:]))
 	case argvUser:
-		os.Exit(runUserLookup(os.Args[1:]))
+		unix.Exit(runUserLookup(os.Args[1:]))
 	}
 }
 

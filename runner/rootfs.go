@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -55,6 +54,9 @@ func (r *rootfs) build() error {
 		if err := r.mount(m); err != nil {
 			return fmt.Errorf("mounting %s at %s: %w", describeMount(m), m.Destination, err)
 		}
+	}
+	if spec.Process.Terminal && r.master == nil {
+		return errors.New("a terminal needs a mount of type devpts at /dev/pts")
 	}
 	if err := r.addDevices(spec.Linux.Devices); err != nil {
 		return err
@@ -132,12 +134,13 @@ func (r *rootfs) mount(m specs.Mount) error {
 		// The group tty, whom a user with one ID does not have.
 		data = without(data, "gid=5")
 	}
-	if m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue" {
-		// These have no source.
-	} else if m.Source != "" {
+	if m.Source != "" {
 		data = append(data, "source="+m.Source)
 	}
 	mnt, err := newFileSystem(m.Type, o.set, data...)
+	if m.Type == "mqueue" && errors.Is(err, unix.ENODEV) {
+		return nil // a kernel without message queues
+	}
 	if err != nil {
 		return err
 	}
@@ -252,7 +255,7 @@ func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
 			err = changeMount(mnt, o.set|unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, true)
 		}
 	} else {
-		mnt, err = newFileSystem(m.Type, o.set, o.data...)
+		mnt, err = newFileSystem(m.Type, o.set, append(o.data, "source="+m.Type)...)
 	}
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: the kernel allows it only where the %s outside is wholly visible; in an outer container, that must be run with its /proc and /sys unmasked", err, m.Type)
@@ -266,87 +269,6 @@ func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
 		defer unix.Close(mnt)
 	}
 	return attach(mnt, target)
-}
-
-// mountCgroup shows the container its cgroups, with a cgroup namespace as the root of what it sees: the unified
-// hierarchy where there is one only, or else a directory for each hierarchy of version 1 as on the host.
-func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
-	var fs unix.Statfs_t
-	unified := unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
-	if !hasNewNamespace(r.cfg.Spec, specs.CgroupNamespace) {
-		mnt, err := cloneTree(unix.AT_FDCWD, "/sys/fs/cgroup", true)
-		if err == nil {
-			defer unix.Close(mnt)
-			err = changeMount(mnt, o.set, o.clear, unix.MS_PRIVATE, true)
-		}
-		if err != nil {
-			return err
-		}
-		return r.attach(mnt, m.Destination, true)
-	}
-	if unified {
-		mnt, err := newFileSystem("cgroup2", o.set)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(mnt)
-		return r.attach(mnt, m.Destination, true)
-	}
-	hierarchies, err := legacyHierarchies()
-	if err != nil {
-		return err
-	}
-	mnt, err := newFileSystem("tmpfs", o.set&^unix.MOUNT_ATTR_RDONLY, "mode=755", "size=64k")
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	if err := r.attach(mnt, m.Destination, true); err != nil {
-		return err
-	}
-	for _, h := range hierarchies {
-		if err := mountHierarchy(mnt, h, o.set); err != nil {
-			return fmt.Errorf("cgroup hierarchy %s: %w", h, err)
-		}
-	}
-	return changeMount(mnt, o.set&unix.MOUNT_ATTR_RDONLY, 0, 0, false)
-}
-
-func mountHierarchy(dir int, controllers string, attributes uint64) error {
-	name := strings.TrimPrefix(controllers, "name=")
-	if err := unix.Mkdirat(dir, name, 0o755); err != nil {
-		return err
-	}
-	mnt, err := newFileSystem("cgroup", attributes, strings.Split(controllers, ",")...)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	target, err := openPlain(dir, name, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(target)
-	return attach(mnt, target)
-}
-
-// legacyHierarchies lists the mounted cgroup hierarchies of version 1 by their controllers, as in /proc/self/cgroup
-// (cgroups(7)): "cpu,cpuacct", "name=systemd".
-func legacyHierarchies() ([]string, error) {
-	f, err := os.Open("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var out []string
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.SplitN(lines.Text(), ":", 3)
-		if len(fields) == 3 && fields[1] != "" {
-			out = append(out, fields[1])
-		}
-	}
-	return out, lines.Err()
 }
 
 // mapped reports whether an ID of the kind ("uid", "gid") exists in the container's user namespace.

@@ -67,7 +67,11 @@ type run struct {
 
 func (r *run) run(ctx context.Context) (int, error) {
 	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, forwardedSignals(r.terminal)...)
+	for _, s := range forwardedSignals() {
+		if !signal.Ignored(s) { // nohup(1)
+			signal.Notify(signals, s)
+		}
+	}
 	defer signal.Stop(signals)
 
 	supervisor, err := r.start()
@@ -162,7 +166,7 @@ func (r *run) follow() (message, error) {
 
 // forwardedSignals are the signals that are the command's business rather than this process's. Job control stays with
 // the caller's shell, and the rest (SIGCHLD, SIGPIPE, SIGURG) are about this process.
-func forwardedSignals(terminal bool) []os.Signal {
+func forwardedSignals() []os.Signal {
 	return []os.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGWINCH,
 		unix.SIGIO, unix.SIGPWR,

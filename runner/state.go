@@ -281,7 +281,33 @@ func (s *State) Remove(c *Container) error {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
 	defer lock.Close()
-	return c.removeLocked()
+	if err := c.removeLocked(); err != nil {
+		return err
+	}
+	s.sweep()
+	return nil
+}
+
+// sweep removes what creations and removals that were cut short have left. What it can't remove is for the next one.
+func (s *State) sweep() {
+	entries, err := os.ReadDir(s.containersDir())
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.containersDir(), e.Name())
+		if strings.HasSuffix(e.Name(), removingSuffix) {
+			_ = os.RemoveAll(dir)
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "state.json")); !isID(e.Name()) || !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		// Without state.json it is no container yet. A creation takes milliseconds.
+		if st, err := os.Lstat(dir); err == nil && time.Since(st.ModTime()) > time.Hour {
+			_ = os.RemoveAll(dir)
+		}
+	}
 }
 
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -149,6 +151,34 @@ func TestTornState(t *testing.T) {
 	must(t, os.WriteFile(c.configPath(), []byte(`{"ociVersion`), 0o600))
 	if _, err := st.Get("torn"); err == nil || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), c.Dir()) {
 		t.Errorf("with a torn config.json: %v", err)
+	}
+}
+
+// TestRemainsAreSwept: a removal takes along what others left when they were killed, and nothing else.
+func TestRemainsAreSwept(t *testing.T) {
+	st := newState(t)
+	removing := filepath.Join(st.containersDir(), strings.Repeat("1", 64)+removingSuffix)
+	old, young := filepath.Join(st.containersDir(), strings.Repeat("2", 64)), filepath.Join(st.containersDir(), strings.Repeat("3", 64))
+	for _, d := range []string{removing, old, young} {
+		must(t, os.MkdirAll(filepath.Join(d, "upper/x"), 0o755))
+	}
+	past := time.Now().Add(-2 * time.Hour)
+	must(t, os.Chtimes(old, past, past))
+	kept, err := st.Create(aSpec(), CreateOptions{})
+	must(t, err)
+	c, err := st.Create(aSpec(), CreateOptions{})
+	must(t, err)
+	must(t, st.Remove(c))
+	left, err := filepath.Glob(st.containersDir() + "/*")
+	must(t, err)
+	slices.Sort(left)
+	want := []string{young, kept.Dir()}
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
+	}
+	if all, err := st.List(); err != nil || len(all) != 1 || all[0].ID != kept.ID {
+		t.Errorf("list is %v, %v", all, err)
 	}
 }
 

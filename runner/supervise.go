@@ -29,12 +29,12 @@ type Hooks struct {
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
-const orphanGrace = 10 * time.Second
+const orphanGrace = 5 * time.Second
 
 // Supervise is the supervisor, P1, of the container, from its start to its end. It is called in the process that
 // [Container.Run] starts, by the arguments in RunOptions.Supervisor. It takes the container's lock, mounts the root, runs
-// the init, waits, unmounts and records the end; the caller of Run hears how it went. The error is for those who have no
-// such caller, and is nil whenever the command ran. The process should end when Supervise returns.
+// the init, waits, unmounts and records the end. The caller of Run hears how it went, so the error is nil unless there is
+// no such caller. The process should end when Supervise returns.
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
@@ -45,6 +45,7 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	end := s.supervise(ctx)
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgExited, Code: end.code, Error: errorText(end.err)})
+		return nil
 	}
 	return end.err
 }
@@ -242,6 +243,8 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	// A word on a standard error that nobody reads any more must not kill us: with someone listening, Go doesn't.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	go func() {
 		for sig := range signals {
 			s.signal(sig.(syscall.Signal))

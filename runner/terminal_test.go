@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -185,9 +186,18 @@ func TestTerminalHangup(t *testing.T) {
 			return err == nil && st.State == StateRunning
 		})
 		must(t, p.cmd.Process.Kill())
-		eventually(t, "the init is gone", func() bool { return unix.Kill(st.InitPID, 0) == unix.ESRCH })
-		eventually(t, "the supervisor is gone", func() bool { return unix.Kill(st.SupervisorPID, 0) == unix.ESRCH })
+		eventually(t, "the init is gone", func() bool { return gone(st.InitPID) })
+		eventually(t, "the supervisor is gone", func() bool { return gone(st.SupervisorPID) })
 	})
+}
+
+func TestTerminalWithoutDevpts(t *testing.T) {
+	w := newWard(t, worlds()[0])
+	r := w.interactive("true")
+	r.Spec.Mounts = slices.DeleteFunc(r.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "devpts" })
+	if res := w.run(r); res.code != 125 || !strings.Contains(res.stderr, "devpts") {
+		t.Errorf("code %d, %q", res.code, res.stderr)
+	}
 }
 
 // TestTerminalFromPipe: a terminal inside, a pipe outside.

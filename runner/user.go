@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 
@@ -119,6 +118,3 @@ func runUserLookup(args []string) int {
 	}
 	return 0
 }
-
-// absolute makes a path of the container absolute and clean.
-func absolute(p string) string { return path.Join("/", p) }

@@ -38,8 +38,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			},
 		},
 		Commands: []*cli.Command{
-			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(),
+			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
+			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),
@@ -106,7 +107,11 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	return usageError("%w; see %s --help", err, where)
+	err = usageError("%w; see %s --help", err, where)
+	if runsCommand(c.Command.Name) {
+		return asRunFailure(err)
+	}
+	return err
 }
 
 // hint names the command that is closest to what was typed, if one is close.
@@ -187,7 +192,7 @@ func ourFlags(app *cli.App, args []string) []string {
 	if command == nil {
 		return args
 	}
-	endsAtFirst := command.Name == "run" || command.Name == "try"
+	endsAtFirst := runsCommand(command.Name)
 	var flags, rest []string
 	for i := at + 1; i < len(args); i++ {
 		arg := args[i]
@@ -208,6 +213,9 @@ func ourFlags(app *cli.App, args []string) []string {
 	}
 	return slices.Concat(args[:at+1], flags, rest)
 }
+
+// runsCommand reports whether a verb takes a command with flags and an exit code of its own.
+func runsCommand(verb string) bool { return verb == "run" || verb == "try" }
 
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
 

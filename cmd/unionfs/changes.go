@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,8 +24,8 @@ func diffCommand() *cli.Command {
 		Name:      "diff",
 		Usage:     "list what a container changed",
 		ArgsUsage: "CONTAINER",
-		Description: `Lists what the container's command has changed in its root so far: A for what it added, C for what it changed, D for what
-it deleted. A directory in which something changed is listed too. What is in a volume is not part of it.
+		Description: `Lists what the container's command has changed in its root so far: A for what it added, C for what it changed, D for
+what it deleted. A directory in which something changed is listed too. What is in a volume is not part of it.
 
 Examples:
    unionfs diff web
@@ -51,11 +55,11 @@ type changeRow struct {
 func (r changeRow) columns() []string { return []string{changeLine(r.Kind, r.Path)} }
 
 // changeLine writes a change as one line, whatever bytes are in the name.
-func changeLine(kind, path string) string {
-	if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		path = fmt.Sprintf("%q", path)
+func changeLine(kind, name string) string {
+	if strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
+		name = strconv.Quote(name)
 	}
-	return kind + " " + path
+	return kind + " " + name
 }
 
 func applyCommand() *cli.Command {
@@ -152,34 +156,25 @@ func withDifference(c *cli.Context, do func(*runner.Container, *cow.Difference) 
 }
 
 // withoutPlaceholders leaves out the mount points that the runner made, which are not the command's doing, and the
-// directories that count as changed for nothing else.
+// directories that count as changed for nothing else. A mount point in which the command made something stays.
 func withoutPlaceholders(changes []cow.Change, placeholders []string) []cow.Change {
-	if len(placeholders) == 0 {
-		return changes
-	}
-	var kept []cow.Change
 	parents := map[string]bool{} // of a placeholder
-	for _, p := range placeholders {
-		for dir := p; dir != "/" && dir != "."; {
-			dir = dir[:max(1, strings.LastIndexByte(dir, '/'))]
+	for _, placeholder := range placeholders {
+		for dir := path.Dir(placeholder); dir != "/"; dir = path.Dir(dir) {
 			parents[dir] = true
 		}
 	}
-	for _, change := range changes {
-		if !slices.Contains(placeholders, change.Path) {
-			kept = append(kept, change)
-		}
-	}
+	needed := map[string]bool{} // something in it is kept
+	var kept []cow.Change
 	// From the end: what is in a directory comes after it.
-	needed := map[string]bool{}
-	var result []cow.Change
-	for _, change := range slices.Backward(kept) {
-		if change.Kind == cow.Changed && parents[change.Path] && !needed[change.Path] {
+	for _, change := range slices.Backward(changes) {
+		notTheirs := slices.Contains(placeholders, change.Path) || change.Kind == cow.Changed && parents[change.Path]
+		if notTheirs && !needed[change.Path] {
 			continue
 		}
-		needed[change.Path[:max(1, strings.LastIndexByte(change.Path, '/'))]] = true
-		result = append(result, change)
+		needed[path.Dir(change.Path)] = true
+		kept = append(kept, change)
 	}
-	slices.Reverse(result)
-	return result
+	slices.Reverse(kept)
+	return kept
 }

@@ -6,13 +6,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
@@ -82,6 +83,8 @@ func keepDirectoriesOnly() error {
 // mount failed.
 func serveDropIn(args []string, stderr io.Writer) int {
 	unix.CloseOnExec(dropInReadyFD) // fusermount3 must not hold it open
+	// It was started as /proc/self/exe, and ps and pgrep would call it "exe". They have nothing better if this fails.
+	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)
 	report := os.NewFile(dropInReadyFD, "ready pipe")
 	line, err := overlayopts.ParseArgs(args)
 	if err == nil {
@@ -100,12 +103,7 @@ func serveDropIn(args []string, stderr io.Writer) int {
 }
 
 // serveOverlay mounts, calls ready when the mount answers, and serves until it is unmounted. An interrupt unmounts it.
-func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("mounting %s: %w", line.Target, err)
-		}
-	}()
+func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) error {
 	if err := checkDropInTarget(line); err != nil {
 		return err
 	}
@@ -119,33 +117,12 @@ func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() 
 	if err != nil {
 		return err
 	}
-	server, err := fs.Mount(union, target, overlayMountOptions(line, stderr))
-	if err != nil {
-		return errors.Join(err, union.Close())
-	}
-	gone := announceServer(target)
-	defer gone()
-
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
-	go func() {
-		for range signals {
-			if err := server.Unmount(); err != nil {
-				fmt.Fprintf(stderr, "unionfs: %v\n", err)
-			}
+	return serveUnion(union, target, overlayMountOptions(line, stderr), stderr, func() error {
+		if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
+			return err
 		}
-	}()
-	err = os.Chdir("/") // so as to keep no other file system busy
-	if err == nil {
-		err = ready()
-	}
-	if err != nil {
-		// Whoever waits for the mount has gone: nobody would know that there is one.
-		err = errors.Join(err, server.Unmount())
-	}
-	server.Wait()
-	return errors.Join(err, union.Close())
+		return ready()
+	})
 }
 
 // openOverlay opens the branches and merges them.
@@ -162,7 +139,11 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		o.Work = ""
 	}
 	for _, lower := range line.Lower {
-		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors})
+		options := cow.DirOptions{Descriptors: descriptors, Override: owners.Xattr}
+		if line.UIDMap != nil && onMappedMount(lower) {
+			options.UIDMap, options.GIDMap = owners.UIDMap, owners.GIDMap
+		}
+		branch, err := cow.OpenDirBranch(lower, options)
 		if err != nil {
 			for _, b := range o.Lower {
 				b.Close()
@@ -173,6 +154,19 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 	}
 	awaitWork(o.Work, workLimit)
 	return cow.New(o)
+}
+
+// onMappedMount reports whether a path is on a mount that maps IDs itself (mount_setattr(2), MOUNT_ATTR_IDMAP).
+func onMappedMount(path string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false
+	}
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := uint64(m.ID) == st.Mnt_id
+		return !is, is
+	})
+	return err == nil && len(found) == 1 && slices.Contains(strings.Split(found[0].Options, ","), "idmapped")
 }
 
 // workLimit is how long a mount waits for a former server of the same upper branch.
@@ -208,6 +202,7 @@ func overlayOwners(line *overlayopts.CommandLine) (cow.OwnerPolicy, error) {
 		return policy, err
 	}
 	policy.UIDMap, policy.GIDMap = idMaps(line.UIDMap), idMaps(line.GIDMap)
+	policy.Xattr = line.XattrPermissions != 0
 	policy.SquashUID, policy.SquashGID = line.SquashUID, line.SquashGID
 	if policy.UIDs == nil {
 		policy.Other.UID = nobody
@@ -235,13 +230,16 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		NoDev:       !line.Dev,
 		NoExec:      line.NoExec,
 		NoAtime:     !line.Atime,
-		NoACL:       line.NoACL,
+		NoACL:       line.NoACL || line.XattrPermissions != 0, // an ACL would be in the inode's mode
 		NoWriteback: line.NoWriteback,
 		Debug:       line.Debug,
 		Logger:      newLogger(stderr, line.Debug),
 	}
 	if o.FsName == "" {
 		o.FsName = line.Source
+	}
+	if selinuxOn() {
+		o.Context = line.Context // others refuse it, and their callers mean nothing by it
 	}
 	// Lifetimes of years are fuse-overlayfs's own default, and mean that nobody else changes the branches.
 	const years = 365 * 24 * time.Hour
@@ -252,4 +250,9 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		o.EntryTimeout, o.AttrTimeout = *t, *t
 	}
 	return o
+}
+
+func selinuxOn() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &st) == nil && st.Type == unix.SELINUX_MAGIC
 }

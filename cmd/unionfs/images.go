@@ -109,7 +109,7 @@ Examples:
    unionfs pull alpine
    unionfs pull localhost:5000/team/app:1.2`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "insecure", Usage: "allow plain HTTP and certificates that nobody vouches for; loopback addresses may always use plain HTTP"},
+			insecureFlag(),
 			quietFlag("the image's ID"),
 		},
 		Action: func(c *cli.Context) error {
@@ -129,6 +129,10 @@ Examples:
 	}
 }
 
+func insecureFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "insecure", Usage: "allow plain HTTP and certificates that nobody vouches for; loopback addresses may always use plain HTTP"}
+}
+
 func printImageID(c *cli.Context, image *layerstore.Image) error {
 	_, err := fmt.Fprintln(c.App.Writer, image.ID())
 	return err
@@ -139,7 +143,8 @@ func importCommand() *cli.Command {
 		Name:      "import",
 		Usage:     "make an image of one layer from the tar of a root file system",
 		ArgsUsage: "ROOTFS.tar|- NAME[:TAG]",
-		Description: `Reads the tar, which may be compressed with gzip or zstd, from the file or from standard input, and stores it as an image.
+		Description: `Reads the tar, which may be compressed with gzip, zstd or bzip2, from the file or from standard input, and stores it as
+an image.
 
 Examples:
    unionfs import rootfs.tar.gz mine:1

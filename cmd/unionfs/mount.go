@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -156,31 +157,36 @@ func serveMount(c *cli.Context, r mountRequest, ready func() error) error {
 	if err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
-	defer union.Close()
 	r.fs.Logger = newLogger(c.App.ErrWriter, r.fs.Debug)
-	server, err := fs.Mount(union, r.target, r.fs)
-	if err != nil {
-		return err
-	}
-	gone := announceServer(r.target)
-	defer gone()
+	return serveUnion(union, r.target, r.fs, c.App.ErrWriter, ready)
+}
 
+// serveUnion mounts a union, calls ready when the mount answers, and serves until it is unmounted; then it closes the union. An
+// interrupt unmounts it.
+func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer, ready func() error) error {
+	// Before anybody can see the mount, and end it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	server, err := fs.Mount(union, target, o)
+	if err != nil {
+		return errors.Join(err, union.Close())
+	}
+	gone := announceServer(target)
+	defer gone()
 	go func() {
 		for range signals {
 			if err := server.Unmount(); err != nil {
-				fmt.Fprintf(c.App.ErrWriter, "unionfs: %v\n", err)
+				fmt.Fprintf(stderr, "unionfs: %v\n", err)
 			}
 		}
 	}()
-	if err := ready(); err != nil {
+	if err = ready(); err != nil {
 		// Whoever waits for the mount has gone: nobody would know that there is one.
-		return errors.Join(err, server.Unmount())
+		err = errors.Join(err, server.Unmount())
 	}
 	server.Wait()
-	return union.Close()
+	return errors.Join(err, union.Close())
 }
 
 // openUnion opens the branches of the request and merges them.
@@ -206,7 +212,8 @@ func openUnion(c *cli.Context, r mountRequest) (*cow.Union, error) {
 		}
 		o.Lower = append(o.Lower, branch)
 	}
-	if r.work != "" {
+	// With no upper directory, cow.New says so; no work directory should be left of that.
+	if info, err := os.Stat(r.upper); err == nil && info.IsDir() {
 		if err := os.Mkdir(r.work, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			closeAll()
 			return nil, fmt.Errorf("making the work directory: %w", err)
@@ -227,7 +234,7 @@ func checkTarget(r mountRequest) error {
 		return err
 	}
 	if mounted {
-		return errors.New("the target is in use: something is mounted on it; unmount that first, or take another directory")
+		return fmt.Errorf("the target is in use: something is mounted on it; end that (unionfs umount %s) or take another directory", r.target)
 	}
 	for _, branch := range append([]string{r.upper, r.work}, r.lowers...) {
 		if branch == "" {

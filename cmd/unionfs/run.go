@@ -13,7 +13,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(isolationFlags(),
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -27,7 +27,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}
+	)
 }
 
 func runCommand() *cli.Command {
@@ -70,12 +70,12 @@ func tryCommand() *cli.Command {
 		Name:      "try",
 		Usage:     "run a command on a copy-on-write view of this machine",
 		UsageText: "unionfs try [options] COMMAND [ARG...]",
-		Description: `Runs COMMAND as root on this machine's own files, in the same directory and with the same environment, but what it writes,
-deletes or renames is kept apart: the machine itself stays as it is. Afterwards "unionfs diff" lists what it changed, and
-"unionfs apply" does the same to the machine, or "unionfs rm" forgets it.
+		Description: `Runs COMMAND as root on this machine's own files, in the same directory and with the same environment, but what it
+writes, deletes or renames is kept apart: the machine itself stays as it is. Afterwards "unionfs diff" lists what it
+changed, and "unionfs apply" does the same to the machine, or "unionfs rm" forgets it.
 
 It is for ordinary users too, with the files that they may read. The command has the machine's network (--network none
-takes it away), but sees no other processes, and no devices but the harmless ones. It is short for "unionfs run host".
+takes it away), but sees no other processes, and no devices but the harmless ones.
 
 Examples:
    unionfs try sh -c 'apt-get update && apt-get install -y cowsay'
@@ -153,6 +153,9 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		return r, err
 	}
 	r.env = append(r.env, env...)
+	if r.isolation, err = isolationOf(c); err != nil {
+		return r, err
+	}
 	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return r, err
 	}
@@ -220,6 +223,10 @@ func runContainer(c *cli.Context, l launch) error {
 		Supervisor:  []string{"--root", root, superviseName, container.ID},
 		Interactive: l.interactive,
 	})
+	if err != nil && container.AutoRemove() {
+		// The supervisor does that, unless it never was. An error here means that it has done so.
+		_ = state.Remove(container)
+	}
 	if l.tell && err == nil && !container.AutoRemove() {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
 	}

@@ -29,6 +29,7 @@ type processRequest struct {
 	terminal   bool
 	network    string // "none" or "host"
 	volumes    []volumes.Volume
+	isolation  isolation
 }
 
 // Annotations that the OCI image specification's conversion rules (conversion.md) name.
@@ -87,7 +88,10 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	default:
 		return nil, usageError("unknown network %q; known are none and host", r.network)
 	}
-	return spec, addVolumes(spec, r.volumes, store)
+	if err := addVolumes(spec, r.volumes, store); err != nil {
+		return nil, err
+	}
+	return spec, r.isolation.apply(spec)
 }
 
 // addVolumes puts the volumes behind the mounts that are there already, and in place of those at the same target.

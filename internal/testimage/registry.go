@@ -20,7 +20,12 @@ import (
 // stopped, and what it stored is removed, when the test ends.
 func Registry(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	return RegistryIn(t, t.TempDir())
+}
+
+// RegistryIn is [Registry] with its files in dir: blobs are at dir/data/docker/registry/v2/blobs/sha256/XX/DIGEST/data.
+func RegistryIn(t testing.TB, dir string) string {
+	t.Helper()
 	// The port is free when it is chosen and may be taken before the registry binds it; then another is tried.
 	var output bytes.Buffer
 	for range 5 {

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+func TestOurFlags(t *testing.T) {
+	tests := map[string]string{
+		// Flags may stand after arguments, and any of a flag's names is its first.
+		"unionfs umount /mnt -l":                        "unionfs umount --lazy /mnt",
+		"unionfs mount /mnt -l a --lower b -f":          "unionfs mount --lower a --lower b --foreground /mnt",
+		"unionfs --root /x diff c --format json":        "unionfs --root /x diff --format json c",
+		"unionfs --root=/x diff c --format=json":        "unionfs --root=/x diff --format=json c",
+		"unionfs rm -f -- -f":                           "unionfs rm --force -- -f",
+		"unionfs images -q":                             "unionfs images --quiet",
+		"unionfs import - name":                         "unionfs import - name",
+		"unionfs ps -aq":                                "unionfs ps -aq",
+		"unionfs mount -l":                              "unionfs mount --lower",
+		"unionfs --version":                             "unionfs --version",
+		"unionfs nowhere -x y":                          "unionfs nowhere -x y",
+		"unionfs run -e A=1 --env B=2 -it image ls -e":  "unionfs run --env A=1 --env B=2 -it image ls -e",
+		"unionfs run --rm -v /a:/b image -v x":          "unionfs run --rm --volume /a:/b image -v x",
+		"unionfs try -w /tmp ls -w":                     "unionfs try --workdir /tmp ls -w",
+		"unionfs try -- ls -w":                          "unionfs try -- ls -w",
+		"unionfs run --name -it image":                  "unionfs run --name -it image",
+		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
+	}
+	for line, want := range tests {
+		got := strings.Join(ourFlags(newApp(io.Discard, io.Discard), strings.Fields(line)), " ")
+		if got != want {
+			t.Errorf("%s\n got %s\nwant %s", line, got, want)
+		}
+	}
+}
+
+func TestEveryCommandIsDocumented(t *testing.T) {
+	for _, command := range newApp(io.Discard, io.Discard).Commands {
+		if command.Usage == "" || !strings.Contains(command.Description, "Example") {
+			t.Errorf("%s has no usage or no example", command.Name)
+		}
+		for line := range strings.Lines(command.Description) {
+			if len(line) > 121 {
+				t.Errorf("%s: a line of its description has %d characters", command.Name, len(line))
+			}
+		}
+		for _, flag := range command.Flags {
+			if text := describeFlag(flag); !strings.Contains(text, "\t") || strings.Contains(text, "`") {
+				t.Errorf("%s: %q", command.Name, text)
+			}
+			for _, name := range flag.Names() {
+				if len(name) == 1 && flag.Names()[0] == name {
+					t.Errorf("%s: flag -%s has no long name", command.Name, name)
+				}
+			}
+		}
+	}
+}
+
+func TestDescribeFlag(t *testing.T) {
+	tests := []struct {
+		flag cli.Flag
+		want string
+	}{
+		{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all of them"}, "-a, --all\tall of them"},
+		{&cli.StringFlag{Name: "net", Usage: "`MODE` of it", Value: "none"}, "--net MODE\tMODE of it (default: none)"},
+		{&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set `K=V`"}, "-e, --env K=V\tset K=V"},
+	}
+	for _, test := range tests {
+		if got := describeFlag(test.flag); got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	app := newApp(io.Discard, io.Discard)
+	for typed, want := range map[string]string{"imges": "images", "munt": "mount", "dif": "diff", "frobnicate": ""} {
+		got := hint(app, typed)
+		if want == "" && got != "" || want != "" && !strings.Contains(got, `"`+want+`"`) {
+			t.Errorf("%s: %q, want %q", typed, got, want)
+		}
+	}
+}
+
+func TestImageRows(t *testing.T) {
+	row := imageRow{Repository: "a", Tag: "b", ID: "sha256:0123456789abcdef", Size: 1500}
+	want := []string{"a", "b", "0123456789ab", "unknown", "1.5kB"}
+	if got := row.columns(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

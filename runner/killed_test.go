@@ -1,0 +1,83 @@
+package runner
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestKilledWhileStarting kills P0 and P1 at different instants of a start. No process, mount or lock may be left, and what
+// there is of the container can be removed.
+func TestKilledWhileStarting(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		for i := range 16 {
+			cmd := w.cmd(w.shell("sleep 1000 & sleep 1000"))
+			cmd.WaitDelay = 20 * time.Second
+			must(t, cmd.Start())
+			time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+			if i%2 == 0 {
+				must(t, cmd.Process.Kill())
+			} else {
+				killSupervisor(t, w, cmd)
+			}
+			_ = cmd.Wait()
+			eventually(t, "all processes are gone", func() bool { return len(concerned(t, w)) == 0 })
+		}
+		if m := mountsUnder(t, filepath.Dir(w.root)); len(m) != 0 {
+			t.Errorf("mounts are left: %q", m)
+		}
+		all, err := (&State{root: w.state}).List()
+		must(t, err)
+		for _, c := range all {
+			if st, err := c.Status(); err != nil || st.State == StateRunning {
+				t.Errorf("status is %+v, %v", st, err)
+			}
+			if res := finish(t, w.verb("test-remove", w.state, c.ID)); res.code != 0 {
+				t.Errorf("removing: code %d: %s", res.code, res.stderr)
+			}
+		}
+	})
+}
+
+// killSupervisor kills P1 as soon as there is one, or lets a start that is over be.
+func killSupervisor(t *testing.T, w *ward, p0 *exec.Cmd) {
+	t.Helper()
+	eventually(t, "there is a supervisor", func() bool {
+		for _, pid := range concerned(t, w) {
+			cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if bytes.Contains(cmdline, []byte("\x00test-supervise\x00")) {
+				return unix.Kill(pid, unix.SIGKILL) == nil
+			}
+		}
+		return gone(p0.Process.Pid)
+	})
+}
+
+// concerned lists the processes that have to do with a ward: they name its directory in their arguments, or have something
+// of it mounted.
+func concerned(t *testing.T, w *ward) []int {
+	t.Helper()
+	dir := filepath.Dir(w.root)
+	entries, err := os.ReadDir("/proc")
+	must(t, err)
+	var out []int
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscan(e.Name(), &pid); err != nil || pid == os.Getpid() {
+			continue
+		}
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+		if bytes.Contains(cmdline, []byte(dir)) || strings.Contains(string(mounts), dir) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
