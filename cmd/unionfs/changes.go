@@ -23,27 +23,37 @@ func diffCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "diff",
 		Usage:     "list what a container changed",
-		ArgsUsage: "CONTAINER",
+		ArgsUsage: "CONTAINER | IMAGE IMAGE",
 		Description: `Lists what the container's command has changed in its root so far: A for what it added, C for what it changed, D for
 what it deleted. A directory in which something changed is listed too. What is in a volume is not part of it.
 
+With two images, lists what the second one has other than the first.
+
 Examples:
    unionfs diff web
+   unionfs diff debian:12 debian:13
    unionfs diff --format json web`,
 		Flags: []cli.Flag{formatFlag()},
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, 1, "CONTAINER"); err != nil {
+			if err := arguments(c, 1, 2, "CONTAINER, or IMAGE IMAGE"); err != nil {
 				return err
 			}
+			if c.NArg() == 2 {
+				return diffImages(c)
+			}
 			return withDifference(c, func(_ *runner.Container, d *cow.Difference) error {
-				rows := make([]changeRow, len(d.Changes))
-				for i, change := range d.Changes {
-					rows[i] = changeRow{Kind: string(change.Kind), Path: change.Path}
-				}
-				return printRows(c, nil, rows)
+				return printChanges(c, d.Changes)
 			})
 		},
 	}
+}
+
+func printChanges(c *cli.Context, changes []cow.Change) error {
+	rows := make([]changeRow, len(changes))
+	for i, change := range changes {
+		rows[i] = changeRow{Kind: string(change.Kind), Path: change.Path}
+	}
+	return printRows(c, nil, rows)
 }
 
 // changeRow is a line of "diff".

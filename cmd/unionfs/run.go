@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 
@@ -13,7 +14,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return append(isolationFlags(),
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -27,7 +28,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	)
+	}, isolationFlags()...)
 }
 
 func runCommand() *cli.Command {
@@ -206,7 +207,7 @@ func runContainer(c *cli.Context, l launch) error {
 	}
 	user := c.String("user")
 	if user == "" {
-		user = config.User
+		user = cmp.Or(request.isolation.user(), config.User)
 	}
 	container, err := state.Create(spec, runner.CreateOptions{
 		Name:        c.String("name"),
@@ -215,6 +216,8 @@ func runContainer(c *cli.Context, l launch) error {
 		AutoRemove:  c.Bool("rm"),
 		Annotations: map[string]string{annotationImageID: imageID},
 		KeepEtc:     l.image == hostImage,
+		Hosts:       request.isolation.hosts,
+		Groups:      request.isolation.groups,
 	})
 	if err != nil {
 		return err
