@@ -40,6 +40,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
+			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),

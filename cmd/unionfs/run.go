@@ -230,6 +230,10 @@ func runContainer(c *cli.Context, l launch) error {
 		Supervisor:  []string{"--root", root, superviseName, container.ID},
 		Interactive: l.interactive,
 	})
+	if err != nil && container.AutoRemove() {
+		// The supervisor does that, unless it never was. An error here means that it has done so.
+		_ = state.Remove(container)
+	}
 	if l.tell && err == nil && !container.AutoRemove() {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
 	}
