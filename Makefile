@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr busybox-static ca-certificates docker-registry gcc git libc6-dev mmdebstrap procps strace
+TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 10m
@@ -70,8 +70,14 @@ fuzz: ## Run every fuzz test for FUZZTIME (20s) each
 	done
 
 .PHONY: install
-install: build ## Install to $(DESTDIR)$(PREFIX)/bin
+install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
+	@if [ -n "$(LINKS)" ]; then \
+	  install -d $(DESTDIR)/sbin; \
+	  ln -sf unionfs $(DESTDIR)$(PREFIX)/bin/fuse-overlayfs; \
+	  ln -sf $(PREFIX)/bin/unionfs $(DESTDIR)/sbin/mount.unionfs; \
+	  ln -sf $(PREFIX)/bin/unionfs $(DESTDIR)/sbin/mount.fuse.unionfs; \
+	fi
 
 .PHONY: clean
 clean: ## Remove what was built
