@@ -59,6 +59,7 @@ type containerRow struct {
 	State     string
 	Status    string
 	ExitCode  int
+	OOMKilled bool
 	Error     string `json:",omitempty"`
 	Names     string
 }
@@ -101,6 +102,7 @@ func containerRows(root string, all bool) ([]containerRow, error) {
 			State:     status.State,
 			Status:    describeStatus(status),
 			ExitCode:  status.ExitCode,
+			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
 			Names:     container.Name,
 		})
@@ -112,6 +114,8 @@ func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
 		return "Up " + units.HumanDuration(time.Since(*s.Started))
+	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
+		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:
 		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited:
