@@ -177,7 +177,8 @@ func (s *State) Get(ref string) (*Container, error) {
 	}
 	if checkName(ref) == nil {
 		if id, err := s.nameOwner(ref); err == nil {
-			if c, err := s.load(id); !errors.Is(err, ErrNotFound) {
+			c, err := s.load(id)
+			if err != nil && !errors.Is(err, ErrNotFound) || err == nil && c.Name == ref {
 				return c, err
 			}
 		}
@@ -313,7 +314,11 @@ func (s *State) sweep() {
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that
 // is cut short leaves nothing that looks like a container; such remains are swept by the next removal.
 func (c *Container) removeLocked() error {
-	c.state.releaseName(c.Name, c.ID)
+	name := c.Name
+	if fresh, err := c.state.load(c.ID); err == nil {
+		name = fresh.Name // it may have been renamed since we read it
+	}
+	c.state.releaseName(name, c.ID)
 	gone := c.Dir() + removingSuffix
 	if err := os.Rename(c.Dir(), gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
