@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr busybox-static ca-certificates docker-registry gcc git libc6-dev mmdebstrap procps
+TEST_PACKAGES := $(USER_PACKAGES) acl attr busybox-static ca-certificates docker-registry gcc git libc6-dev mmdebstrap procps strace
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 10m

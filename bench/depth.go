@@ -16,23 +16,24 @@ import (
 
 // DepthOptions says what [Depth] measures. Zero values mean the defaults.
 type DepthOptions struct {
-	Program  string        // the unionfs to measure
-	Dir      string        // where branches and mounts are made, in a directory of their own; the file system is part of what is measured
-	Depths   []int         // numbers of branches
-	Works    []string      // of WorkNames
-	Against  []string      // of PeerNames
-	Runs     int           // of each
-	Cold     bool          // measure with caches dropped
-	Warm     bool          // measure with caches filled
-	Entries  int           // of the tree that is made
-	Seed     uint64        // from which it is made
-	Big      int64         // size in bytes of its large file
-	Tree     string        // a directory to spread over the branches instead, or
-	Image    string        // an image, from the store at Root
-	Root     string        // unionfs --root for Image; "" for unionfs's own choice
-	Branches []string      // directories that are the branches, top first, instead
-	Limit    time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
-	Progress *Progress
+	Program   string        // the unionfs to measure
+	Dir       string        // where branches and mounts are made, in a directory of their own; the file system is part of what is measured
+	Depths    []int         // numbers of branches
+	Works     []string      // of WorkNames
+	ColdWorks []string      // those of Works that are measured cold; nil for all
+	Against   []string      // of PeerNames
+	Runs      int           // of each
+	Cold      bool          // measure with caches dropped
+	Warm      bool          // measure with caches filled
+	Entries   int           // of the tree that is made
+	Seed      uint64        // from which it is made
+	Big       int64         // size in bytes of its large file
+	Tree      string        // a directory to spread over the branches instead, or
+	Image     string        // an image, from the store at Root
+	Root      string        // unionfs --root for Image; "" for unionfs's own choice
+	Branches  []string      // directories that are the branches, top first, instead
+	Limit     time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
+	Progress  *Progress
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
@@ -46,8 +47,13 @@ func defaultSizes(big int64) sizes {
 // Depth measures how the cost of a union grows with the number of its branches. When ctx ends, what is mounted is
 // unmounted, and the report has what was measured until then, with Interrupted set.
 func Depth(ctx context.Context, o DepthOptions) (*Report, error) {
-	r := &Report{Version: reportVersion, Started: time.Now().UTC(), Machine: describeMachine(o.Dir)}
-	err := depthInto(ctx, o, r)
+	return measureInto(ctx, o.Dir, func(r *Report) error { return depthInto(ctx, o, r) })
+}
+
+// measureInto lets measure fill a report, and keeps what it has when ctx ends.
+func measureInto(ctx context.Context, dir string, measure func(*Report) error) (*Report, error) {
+	r := &Report{Version: reportVersion, Started: time.Now().UTC(), Machine: describeMachine(dir)}
+	err := measure(r)
 	r.Seconds = time.Since(r.Started).Seconds()
 	if ctx.Err() != nil {
 		r.Interrupted = true
@@ -200,7 +206,7 @@ func (b *depthBench) copyTree(ctx context.Context, from string) error {
 
 // copyImage copies the tree that an image shows when it is mounted.
 func (b *depthBench) copyImage(ctx context.Context) error {
-	at, err := b.site("image")
+	at, err := makeSite(b.scratch, "image")
 	if err != nil {
 		return err
 	}
@@ -215,9 +221,9 @@ func (b *depthBench) copyImage(ctx context.Context) error {
 	return errors.Join(b.copyTree(ctx, m.root), m.close())
 }
 
-// site makes empty directories for a mount.
-func (b *depthBench) site(name string) (site, error) {
-	dir := filepath.Join(b.scratch, "mounts", name)
+// makeSite makes empty directories for a mount, below dir.
+func makeSite(dir, name string) (site, error) {
+	dir = filepath.Join(dir, "mounts", name)
 	if err := os.RemoveAll(dir); err != nil {
 		return site{}, err
 	}
@@ -254,7 +260,7 @@ func (b *depthBench) makeStack(ctx context.Context, depth int) (s *stack, err er
 			return nil, err
 		}
 	}
-	reference, err := b.images.publish(ctx, s, fmt.Sprintf("bench/depth-%d", depth), v1.Config{})
+	reference, err := b.images.publish(ctx, s, fmt.Sprintf("bench/depth-%d", depth), v1.Config{}, false)
 	if err != nil {
 		return nil, err
 	}

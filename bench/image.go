@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,12 +63,13 @@ func (s *imageServer) close() error {
 	return errors.Join(s.server.Close(), os.RemoveAll(s.blobs))
 }
 
-// publish makes an image of the branches, each one a layer, and returns its reference.
-func (s *imageServer) publish(ctx context.Context, branches *stack, repository string, config v1.Config) (string, error) {
-	image := empty.Image
+// publish makes an image of the branches, each one a layer, and returns its reference. Layers are compressed only if told
+// so: most benchmarks are about what is done with layers, not about gzip.
+func (s *imageServer) publish(ctx context.Context, branches *stack, repository string, config v1.Config, compress bool) (string, error) {
+	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	names := branches.absolute()
 	for i := len(names) - 1; i >= 0; i-- {
-		layer, err := s.addLayer(ctx, names[i])
+		layer, err := s.addLayer(ctx, names[i], compress)
 		if err != nil {
 			return "", fmt.Errorf("making a layer of %s: %w", names[i], err)
 		}
@@ -74,7 +77,7 @@ func (s *imageServer) publish(ctx context.Context, branches *stack, repository s
 			return "", err
 		}
 	}
-	image, err := mutate.Config(image, config)
+	image, err := mutate.ConfigFile(image, platformConfig(image, config))
 	if err != nil {
 		return "", err
 	}
@@ -95,47 +98,68 @@ func (s *imageServer) forget() error {
 	return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755))
 }
 
-// addLayer writes a branch as a tar to where the registry keeps its blobs, so that it need not be uploaded.
-func (s *imageServer) addLayer(ctx context.Context, branch string) (v1.Layer, error) {
+// platformConfig returns the image's configuration, with the platform that container tools ask for.
+func platformConfig(image v1.Image, config v1.Config) *v1.ConfigFile {
+	file, err := image.ConfigFile()
+	if err != nil { // it was made in memory
+		panic(err)
+	}
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Config = "linux", runtime.GOARCH, config
+	return file
+}
+
+// addLayer writes a branch as a layer to where the registry keeps its blobs, so that it need not be uploaded.
+func (s *imageServer) addLayer(ctx context.Context, branch string, compress bool) (v1.Layer, error) {
 	file, err := os.CreateTemp(s.blobs, "layer-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.Remove(file.Name()) // does nothing once it is renamed
 	defer file.Close()
-	hash := sha256.New()
-	buffered := bufio.NewWriterSize(io.MultiWriter(file, hash), 1<<20)
-	if err := writeLayer(ctx, buffered, branch); err != nil {
+	blobSum, tarSum := sha256.New(), sha256.New()
+	buffered := bufio.NewWriterSize(io.MultiWriter(file, blobSum), 1<<20)
+	layer := &layerFile{mediaType: types.OCIUncompressedLayer}
+	if compress {
+		layer.mediaType = types.OCILayer
+		compressor := gzip.NewWriter(buffered)
+		if err := writeLayer(ctx, io.MultiWriter(compressor, tarSum), branch); err != nil {
+			return nil, err
+		}
+		if err := compressor.Close(); err != nil {
+			return nil, err
+		}
+	} else if err := writeLayer(ctx, io.MultiWriter(buffered, tarSum), branch); err != nil {
 		return nil, err
 	}
 	if err := buffered.Flush(); err != nil {
 		return nil, err
 	}
-	size, err := file.Seek(0, io.SeekCurrent)
-	if err != nil {
+	if layer.size, err = file.Seek(0, io.SeekCurrent); err != nil {
 		return nil, err
 	}
-	digest := hex.EncodeToString(hash.Sum(nil))
-	blob := filepath.Join(s.blobs, "sha256", digest)
-	if err := os.Rename(file.Name(), blob); err != nil {
-		return nil, err
-	}
-	return &tarLayer{file: blob, hash: v1.Hash{Algorithm: "sha256", Hex: digest}, size: size}, nil
+	layer.digest = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(blobSum.Sum(nil))}
+	layer.diffID = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(tarSum.Sum(nil))}
+	layer.name = filepath.Join(s.blobs, "sha256", layer.digest.Hex)
+	return layer, os.Rename(file.Name(), layer.name)
 }
 
-// tarLayer is a layer that is not compressed: what is measured is the layers, not gzip.
-type tarLayer struct {
-	file string
-	hash v1.Hash
-	size int64
+// layerFile is a layer in a file.
+type layerFile struct {
+	name           string
+	digest, diffID v1.Hash
+	size           int64
+	mediaType      types.MediaType
 }
 
-func (l *tarLayer) Digest() (v1.Hash, error)             { return l.hash, nil }
-func (l *tarLayer) DiffID() (v1.Hash, error)             { return l.hash, nil }
-func (l *tarLayer) Size() (int64, error)                 { return l.size, nil }
-func (l *tarLayer) MediaType() (types.MediaType, error)  { return types.OCIUncompressedLayer, nil }
-func (l *tarLayer) Compressed() (io.ReadCloser, error)   { return os.Open(l.file) }
-func (l *tarLayer) Uncompressed() (io.ReadCloser, error) { return os.Open(l.file) }
+func (l *layerFile) Digest() (v1.Hash, error)            { return l.digest, nil }
+func (l *layerFile) DiffID() (v1.Hash, error)            { return l.diffID, nil }
+func (l *layerFile) Size() (int64, error)                { return l.size, nil }
+func (l *layerFile) MediaType() (types.MediaType, error) { return l.mediaType, nil }
+func (l *layerFile) Compressed() (io.ReadCloser, error)  { return os.Open(l.name) }
+func (l *layerFile) Uncompressed() (io.ReadCloser, error) {
+	return nil, errors.New("only its blob is wanted of a layer that is published")
+}
 
 // writeLayer writes a branch in overlay format as an OCI layer.
 func writeLayer(ctx context.Context, w io.Writer, branch string) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,7 @@ func (b *depthBench) groups(depth int) []group {
 		case w.writes:
 			writes.works = append(writes.works, w)
 		default:
-			if b.Cold {
+			if b.Cold && (b.ColdWorks == nil || slices.Contains(b.ColdWorks, w.name)) {
 				groups = append(groups, group{stateCold, []*work{w}})
 			}
 			if b.Warm && !w.coldOnly {
@@ -163,7 +164,7 @@ func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalo
 }
 
 func (b *depthBench) mount(ctx context.Context, s *stack, p peer) (*mounted, error) {
-	at, err := b.site(p.name())
+	at, err := makeSite(b.scratch, p.name())
 	if err != nil {
 		return nil, err
 	}
@@ -255,9 +256,12 @@ func (b *depthBench) measureWorks(ctx context.Context, s *stack, c candidate, st
 // once does the work, after having done it without measuring if the caches must be warm.
 func (b *depthBench) once(se *session, w *work, state string) (seconds float64, ops int, err error) {
 	if state == stateWarm && !w.writes {
-		b.renew(se)
-		if _, err := w.run(se); err != nil {
-			return 0, 0, err
+		// Twice: a kernel may need one round to know what is worth keeping and another to keep it.
+		for range 2 {
+			b.renew(se)
+			if _, err := w.run(se); err != nil {
+				return 0, 0, err
+			}
 		}
 	}
 	if w.prepare != nil {

@@ -15,6 +15,7 @@ type Progress struct {
 	w     io.Writer
 	all   *mpb.Progress // nil where there is no terminal
 	bar   *mpb.Bar
+	steps int64
 	mu    sync.Mutex
 	doing string
 	last  string
@@ -42,10 +43,11 @@ func NewProgress(w io.Writer, terminal bool) *Progress {
 	return p
 }
 
-// start says how many steps there are to be.
+// start says how many steps there are to be, besides those of benchmarks that were done before.
 func (p *Progress) start(steps int) {
 	if p != nil && p.bar != nil {
-		p.bar.SetTotal(int64(steps), false)
+		p.steps += int64(steps)
+		p.bar.SetTotal(p.steps, false)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 var nan = math.NaN()
 
 // WriteTable writes a table for people: what was measured in lines, peers in columns, medians with half the distance of
-// their quartiles, and the ratio to the first of overlayfs and fuse-overlayfs that was measured.
+// their quartiles, and the ratio to the first of overlayfs,
+// fuse-overlayfs and podman that was measured.
 func (r *Report) WriteTable(w io.Writer) error {
 	peers := r.measuredPeers()
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -80,7 +81,7 @@ func (r *Report) reasons() []string {
 }
 
 func (r *Report) baselineNames() string {
-	return "overlayfs, or to fuse-overlayfs where overlayfs wasn't measured"
+	return "overlayfs, or, where that wasn't measured, to fuse-overlayfs or podman"
 }
 
 func paramTitle(bench string) string {
@@ -126,7 +127,7 @@ func (r *Report) cell(key Key, peer string) string {
 
 // toBaseline returns the ratio to what footnotes says.
 func (r *Report) toBaseline(key Key, peer string) float64 {
-	for _, baseline := range []string{peerOverlayfs, peerFuseOverlayfs} {
+	for _, baseline := range []string{peerOverlayfs, peerFuseOverlayfs, peerPodman} {
 		if m := r.find(key, baseline); m != nil && len(m.Values) > 0 {
 			if peer == baseline {
 				return nan

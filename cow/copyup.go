@@ -282,12 +282,17 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	owner := u.owners.copied(&a)
-	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
+	owner, mode := u.owners.copied(&a), a.Mode&0o7777
+	if u.virtual(a.Mode) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
+		mode = virtualMode
+	} else if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(dir, name, a.Mode&0o7777, 0); err != nil {
+		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			return err
 		}
 	}
@@ -296,7 +301,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok {
+		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)

@@ -26,6 +26,14 @@ type DirOptions struct {
 	// UnmappedAs, if set, is shown as the owner of files whose owner has no ID in this process's user namespace
 	// (which stat reports as /proc/sys/kernel/overflowuid).
 	UnmappedAs *Owner
+
+	// Override takes owners and modes from the xattr in which podman's and buildah's storage keeps them on hosts that
+	// can't chown (user.containers.override_stat), where a file has it.
+	Override bool
+
+	// UIDMap and GIDMap say how a mount with an ID map shows the directory, so that the branch has the IDs that are on
+	// disk. (podman 4.3 gives fuse-overlayfs such mounts together with the same maps.)
+	UIDMap, GIDMap []IDMap
 }
 
 // Owner is a user and a group ID, as this process's user namespace numbers them.
@@ -295,6 +303,17 @@ func (d *hostDir) Stat(e Entry, a *Attr) error {
 	}
 	a.fromStat(&st)
 	a.Ino = d.b.ino(&st)
+	if id, ok := toDisk(d.b.opts.UIDMap, a.UID); ok {
+		a.UID = id
+	}
+	if id, ok := toDisk(d.b.opts.GIDMap, a.GID); ok {
+		a.GID = id
+	}
+	if d.b.opts.Override {
+		if err := readOverride(a, fd, e.Name); err != nil {
+			return err
+		}
+	}
 	if o := d.b.opts.UnmappedAs; o != nil {
 		if a.UID == overflowID {
 			a.UID = o.UID

@@ -173,7 +173,7 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 	if !hidesLower {
 		return nil
 	}
-	return setxattrAt(at.dir, at.name, u.upper.prefix+"opaque", []byte("y"), 0)
+	return u.upper.markOpaque(at.dir, at.name)
 }
 
 func (u *Union) exchange(m *move) error {
@@ -247,7 +247,7 @@ func (u *Union) replace(m *move) error {
 		}
 	}
 	if m.oldFound.hasLower {
-		m.from.dir.put(upperName{name: m.oldName, whiteout: true, byFile: u.upper.noDevice.Load()})
+		m.from.dir.put(upperName{name: m.oldName, whiteout: true, byFile: u.upper.whiteoutsByFile()})
 	} else {
 		m.from.dir.remove(m.oldName)
 	}
@@ -274,6 +274,11 @@ func (u *Union) moveAway(p place, dir int, name string, whiteout bool) error {
 
 // swapWhiteout is a rename of a directory onto a whiteout device, which a directory can't replace: the two change places.
 func (u *Union) swapWhiteout(m *move) error {
+	if u.upper.noFile.Load() {
+		if err := u.upper.allowXattrWhiteouts(m.oldAt.dir); err != nil {
+			return err
+		}
+	}
 	if err := unix.Renameat2(m.oldAt.dir, m.oldName, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
@@ -291,12 +296,19 @@ func (u *Union) replaceDirectory(m *move) error {
 	if err := unix.Mkdirat(u.upper.fresh, tmp, 0o700); err != nil {
 		return err
 	}
-	err := u.likeDirectory(m.newAt, tmp, m.newFound.hasLower || len(m.target.dir.sources) > 0)
+	err := u.likeDirectory(m.newAt, tmp)
+	if err == nil && (m.newFound.hasLower || len(m.target.dir.sources) > 0) {
+		// Not by a file: the directory has to be empty.
+		err = setxattrAt(u.upper.fresh, tmp, u.upper.prefix+"opaque", []byte("y"), 0)
+	}
 	if err == nil {
 		err = unix.Renameat2(u.upper.fresh, tmp, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE)
 	}
 	if err != nil {
 		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
+		if err == unix.EOPNOTSUPP {
+			err = unix.EXDEV // mv(1) then copies
+		}
 		return err
 	}
 	if err := u.moveAway(m.oldAt, m.newAt.dir, m.newName, m.oldFound.hasLower); err != nil {
@@ -313,7 +325,7 @@ func (u *Union) replaceDirectory(m *move) error {
 }
 
 // likeDirectory gives a new directory in new/ the attributes of one in the upper branch.
-func (u *Union) likeDirectory(like place, tmp string, opaque bool) error {
+func (u *Union) likeDirectory(like place, tmp string) error {
 	var st unix.Stat_t
 	if err := statAt(like.dir, like.name, &st); err != nil {
 		return err
@@ -323,11 +335,6 @@ func (u *Union) likeDirectory(like place, tmp string, opaque bool) error {
 	}
 	if err := unix.Fchmodat(u.upper.fresh, tmp, st.Mode&0o7777, 0); err != nil {
 		return err
-	}
-	if opaque {
-		if err := setxattrAt(u.upper.fresh, tmp, u.upper.prefix+"opaque", []byte("y"), 0); err != nil {
-			return err
-		}
 	}
 	return unix.UtimesNanoAt(u.upper.fresh, tmp, []unix.Timespec{st.Atim, st.Mtim}, 0)
 }

@@ -20,7 +20,7 @@ func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
 		return u.describe(n)
 	}
 	disk := escapeXattr(name)
-	if disk == name && privateXattr(name) {
+	if disk == name && u.private(name) {
 		return nil, unix.ENODATA
 	}
 	if n.inUpper {
@@ -71,7 +71,7 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 	}
 	shown := names[:0]
 	for _, x := range names {
-		if x, ok := unescapeXattr(x); ok {
+		if x, ok := unescapeXattr(x); ok && !u.private(x) {
 			shown = append(shown, x)
 		}
 	}
@@ -101,29 +101,13 @@ func (u *Union) changeXattr(n *Node, name string, change func(p place, disk stri
 		return unix.EROFS
 	}
 	disk := escapeXattr(name)
-	if disk == name && privateXattr(name) || name == BranchXattr {
+	if disk == name && u.private(name) || name == BranchXattr {
 		return unix.EPERM
 	}
-	if !n.isDir() {
-		if err := u.copyUp(n, wholeSize); err != nil {
-			return err
-		}
+	if u.owners.Xattr && isACL(name) {
+		return unix.EOPNOTSUPP // it would be in the mode of the inode
 	}
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	if n.isDir() && !n.isRemoved() {
-		if err := u.raise(n); err != nil {
-			return err
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p, err := u.at(n)
-	if err != nil {
-		return err
-	}
-	defer p.done()
-	return change(p, disk)
+	return u.change(n, func(p place) error { return change(p, disk) })
 }
 
 // describe says where a file comes from. The caller holds tree and n.mu.

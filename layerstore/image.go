@@ -49,6 +49,32 @@ func (i *Image) RawManifest() ([]byte, string) { return i.record.Manifest, i.rec
 // ChainID names the merged content of the image's layers.
 func (i *Image) ChainID() digest.Digest { return chainID(i.config.RootFS.DiffIDs) }
 
+// Info returns the image's line of a listing.
+func (i *Image) Info() (*ImageInfo, error) {
+	refs, err := i.s.refs()
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", i.id, err)
+	}
+	info, err := i.s.info(i.id.Encoded(), refs)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", i.id, err)
+	}
+	return info, nil
+}
+
+// LayerSizes returns the sizes of the tars of the image's layers in bytes, bottom first.
+func (i *Image) LayerSizes() ([]int64, error) {
+	var sizes []int64
+	for _, d := range i.config.RootFS.DiffIDs {
+		fi, err := os.Stat(i.s.layerPath(d, tarName))
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", i.id, err)
+		}
+		sizes = append(sizes, fi.Size())
+	}
+	return sizes, nil
+}
+
 // Images lists the images, the newest first. If some can't be read, the error says which, and the others are listed all
 // the same.
 func (s *Store) Images() ([]ImageInfo, error) {

@@ -81,7 +81,7 @@ func child(verb, root, ref string) error {
 			if _, err := s.Remove(ref); err != nil && !strings.Contains(err.Error(), ErrNotFound.Error()) {
 				return err
 			}
-			if _, err := s.Prune(); err != nil {
+			if _, err := s.Prune(PruneOptions{}); err != nil {
 				return err
 			}
 		}
@@ -365,7 +365,7 @@ func TestImageInUseByAnotherProcess(t *testing.T) {
 	if _, err := s.Image("used"); err == nil {
 		t.Error("its name is still there")
 	}
-	if _, err := s.Prune(); err != nil {
+	if _, err := s.Prune(PruneOptions{}); err != nil {
 		t.Error(err)
 	}
 	if d := diffSnapshots(imageSnapshot(t, i), stacked(t, [][]byte{tarOf(t, reg("a", "1"))})); d != "" {

@@ -26,6 +26,7 @@ import (
 //	runner.test test-stop    ROOT ID GRACE    stop a container
 //	runner.test test-wait    ROOT ID          wait for a container, exit with its code
 //	runner.test test-remove  ROOT ID          remove a container
+//	runner.test test-probe   NAME…            try system calls, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
 //	runner.test test-exec    COMMAND…         execute a command
 //	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
@@ -56,6 +57,7 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-other":     runOther,
 		"test-stop":      stopContainer,
 		"test-wait":      waitContainer,
+		"test-probe":     runProbes,
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},

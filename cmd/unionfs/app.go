@@ -40,8 +40,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(),
-			logsCommand(), execCommand(), inspectCommand(), containerCommand(),
+			logsCommand(), execCommand(), containerCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
+			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),

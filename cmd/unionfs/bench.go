@@ -14,13 +14,14 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"unionfs/bench"
 )
 
 func benchCommand() *cli.Command {
-	commands := []*cli.Command{benchDepthCommand()}
+	commands := []*cli.Command{
+		benchDepthCommand(), benchCopyUpCommand(), benchMemoryCommand(), benchRunCommand(), benchPullCommand(), benchFullCommand(),
+	}
 	for _, command := range commands {
 		command.HideHelpCommand = true
 		command.OnUsageError = onUsageError
@@ -31,7 +32,8 @@ func benchCommand() *cli.Command {
 		Description: `Measures this program and those of its peers that are installed, in turns, on this machine.
 
 Example:
-   unionfs bench depth --depths 1,10,100 --against overlayfs,fuse-overlayfs`,
+   unionfs bench depth --depths 1,10,100 --against overlayfs,fuse-overlayfs
+   unionfs bench full --out report`,
 		Subcommands: commands,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -74,8 +76,7 @@ Examples:
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "depths", Usage: "measure with these numbers of branches (`N,N,...`)", DefaultText: joinNumbers(bench.DefaultDepths()) + ", or all of --branches"},
 			&cli.StringFlag{Name: "work", Usage: "what to measure (`WORK,WORK,...`)", DefaultText: "everything"},
-			&cli.StringFlag{Name: "against", Usage: "whom to measure beside unionfs (`PEER,PEER,...`, or none)", DefaultText: "everyone who is installed"},
-			&cli.IntFlag{Name: "runs", Usage: "measure everything `N` times", Value: 3},
+			againstFlag(bench.PeerNames()), runsFlag(3),
 			&cli.BoolFlag{Name: "cold", Usage: "measure only with caches dropped"},
 			&cli.BoolFlag{Name: "warm", Usage: "measure only with caches filled"},
 			&cli.IntFlag{Name: "entries", Usage: "make a tree of `N` entries", Value: 14000},
@@ -101,7 +102,7 @@ Examples:
 
 func depthOptionsOf(c *cli.Context) (bench.DepthOptions, error) {
 	o := bench.DepthOptions{
-		Works: bench.WorkNames(), Against: bench.PeerNames(), Runs: c.Int("runs"), Cold: c.Bool("cold"), Warm: c.Bool("warm"),
+		Works: bench.WorkNames(), Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Cold: c.Bool("cold"), Warm: c.Bool("warm"),
 		Entries: c.Int("entries"), Seed: c.Uint64("seed"), Tree: c.String("tree"), Image: c.String("image"), Limit: c.Duration("limit"),
 		Branches: listOf(c.String("branches")),
 	}
@@ -110,11 +111,6 @@ func depthOptionsOf(c *cli.Context) (bench.DepthOptions, error) {
 	}
 	if c.IsSet("work") {
 		o.Works = listOf(c.String("work"))
-	}
-	if c.IsSet("against") {
-		if o.Against = listOf(c.String("against")); len(o.Against) == 1 && o.Against[0] == "none" {
-			o.Against = nil
-		}
 	}
 	sources := 0
 	for _, set := range []bool{o.Tree != "", o.Image != "", len(o.Branches) > 0} {
@@ -134,12 +130,8 @@ func depthOptionsOf(c *cli.Context) (bench.DepthOptions, error) {
 	if o.Big, err = units.RAMInBytes(c.String("big")); err != nil || o.Big < 1<<20 {
 		return o, usageError("bench depth: --big wants a size of 1m at least, not %q", c.String("big"))
 	}
-	for _, text := range listOf(c.String("depths")) {
-		depth, err := strconv.Atoi(text)
-		if err != nil || depth < 1 {
-			return o, usageError("bench depth: --depths wants numbers from 1, not %q", text)
-		}
-		o.Depths = append(o.Depths, depth)
+	if o.Depths, err = numbersOf(c, "depths"); err != nil {
+		return o, err
 	}
 	if len(o.Depths) == 0 && len(o.Branches) == 0 {
 		o.Depths = bench.DefaultDepths()
@@ -152,7 +144,7 @@ func depthOptionsOf(c *cli.Context) (bench.DepthOptions, error) {
 	if o.Program, o.Dir, err = benchPlace(c); err != nil {
 		return o, err
 	}
-	o.Progress = bench.NewProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	o.Progress = benchProgress()
 	return o, nil
 }
 
@@ -224,6 +216,12 @@ func writeBench(c *cli.Context, report, earlier *bench.Report) error {
 	}
 	if err != nil {
 		return err
+	}
+	if earlier != nil && c.String("format") == "table" {
+		fmt.Fprintln(c.App.Writer)
+		if err := report.WriteChanges(c.App.Writer, earlier); err != nil {
+			return err
+		}
 	}
 	if dir := c.String("out"); dir != "" {
 		if err := report.WriteFiles(dir, earlier); err != nil {

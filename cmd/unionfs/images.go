@@ -109,7 +109,7 @@ Examples:
    unionfs pull alpine
    unionfs pull localhost:5000/team/app:1.2`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "insecure", Usage: "allow plain HTTP and certificates that nobody vouches for; loopback addresses may always use plain HTTP"},
+			insecureFlag(),
 			quietFlag("the image's ID"),
 		},
 		Action: func(c *cli.Context) error {
@@ -127,6 +127,10 @@ Examples:
 			return printImageID(c, image)
 		},
 	}
+}
+
+func insecureFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "insecure", Usage: "allow plain HTTP and certificates that nobody vouches for; loopback addresses may always use plain HTTP"}
 }
 
 func printImageID(c *cli.Context, image *layerstore.Image) error {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -17,38 +19,73 @@ import (
 func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "print all about containers as JSON",
-		ArgsUsage: "CONTAINER...",
-		Description: `Prints an array with an object for each container, with Docker's names where Docker has one.
+		Usage:     "print all about containers and images",
+		ArgsUsage: "CONTAINER|IMAGE...",
+		Description: `Prints what is known about containers and images as a JSON array, with Docker's names. Where a container and an image
+have the same name, it is the container.
 
-Example:
-   unionfs inspect web`,
+Examples:
+   unionfs inspect web
+   unionfs inspect --format json alpine debian | jq -r .Config.Cmd`,
+		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: array, or json (one object a line)", Value: "array"}},
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
+			if err := arguments(c, 1, -1, "CONTAINER|IMAGE..."); err != nil {
 				return err
 			}
 			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
-			all := []containerDetails{}
-			for _, ref := range c.Args().Slice() {
-				container, err := findContainer(root, ref)
-				if err != nil {
-					return err
-				}
-				status, err := container.Status()
-				if err != nil {
-					return err
-				}
-				all = append(all, detailsOf(container, status))
+			store, err := openStore(c)
+			if err != nil {
+				return err
 			}
-			encoder := json.NewEncoder(c.App.Writer)
-			encoder.SetEscapeHTML(false)
-			encoder.SetIndent("", "    ")
-			return encoder.Encode(all)
+			all := []any{} // [] rather than null
+			var failed error
+			for _, ref := range c.Args().Slice() {
+				details, err := inspectContainer(root, ref)
+				if errors.Is(err, runner.ErrNotFound) {
+					details, err = inspectImage(store, ref)
+				}
+				if err != nil {
+					failed = errors.Join(failed, err)
+					continue
+				}
+				all = append(all, details)
+			}
+			return errors.Join(printDetails(c.App.Writer, c.String("format"), all), failed)
 		},
 	}
+}
+
+func printDetails(w io.Writer, format string, all []any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	switch format {
+	case "array":
+		encoder.SetIndent("", "    ")
+		return encoder.Encode(all)
+	case "json":
+		for _, details := range all {
+			if err := encoder.Encode(details); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return usageError("unknown format %q; known are array and json", format)
+}
+
+func inspectContainer(root, ref string) (any, error) {
+	container, err := findContainer(root, ref)
+	if err != nil {
+		return nil, err
+	}
+	status, err := container.Status()
+	if err != nil {
+		return nil, err
+	}
+	return detailsOf(container, status), nil
 }
 
 // containerDetails is a container in the shape of Docker's "inspect" (Engine API 1.47, ContainerInspect), as far as it has

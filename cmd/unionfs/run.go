@@ -14,7 +14,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return []cli.Flag{
+	return append(isolationFlags(),
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -28,7 +28,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}
+	)
 }
 
 func runCommand() *cli.Command {
@@ -166,6 +166,9 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		return r, err
 	}
 	r.env = append(r.env, env...)
+	if r.isolation, err = isolationOf(c); err != nil {
+		return r, err
+	}
 	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return r, err
 	}
@@ -245,16 +248,28 @@ func runContainer(c *cli.Context, l launch) error {
 	}
 	if l.background {
 		if err := startInBackground(c, root, container); err != nil {
+			removeUnstarted(root, container)
 			return err
 		}
 		fmt.Fprintln(c.App.Writer, container.ID)
 		return nil
 	}
 	err = runInFront(c, root, container, l.interactive)
+	if isOurFailure(err) {
+		removeUnstarted(root, container)
+	}
 	if l.tell && !isOurFailure(err) && !container.AutoRemove() {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
 	}
 	return err
+}
+
+// removeUnstarted removes a --rm container whose run failed. Its supervisor does that, unless it never was: an error here
+// means that it has done so.
+func removeUnstarted(root string, container *runner.Container) {
+	if state, err := runner.OpenState(root); err == nil && container.AutoRemove() {
+		_ = state.Remove(container)
+	}
 }
 
 // isOurFailure reports whether an error of runInFront is more than the command's own exit code.

@@ -29,6 +29,7 @@ type processRequest struct {
 	terminal   bool
 	network    string // "none" or "host"
 	volumes    []volumes.Volume
+	isolation  isolation
 }
 
 // newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
@@ -84,7 +85,10 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	default:
 		return nil, usageError("unknown network %q; known are none and host", r.network)
 	}
-	return spec, addVolumes(spec, r.volumes, store)
+	if err := addVolumes(spec, r.volumes, store); err != nil {
+		return nil, err
+	}
+	return spec, r.isolation.apply(spec)
 }
 
 // addVolumes puts the volumes behind the mounts that are there already, and in place of those at the same target.

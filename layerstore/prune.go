@@ -1,0 +1,191 @@
+package layerstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// PruneOptions say what Prune leaves.
+type PruneOptions struct {
+	Keep   []digest.Digest // images that stay, name or not: containers were made from them
+	DryRun bool            // change nothing, only find out what would go
+}
+
+// Pruned says what Prune did, or would do.
+type Pruned struct {
+	Images []digest.Digest // that are gone
+	Layers []digest.Digest // that are gone
+	Bytes  int64           // that were freed, merged indexes included
+}
+
+// Prune deletes the images that have no name and that nothing uses, and what no image needs.
+func (s *Store) Prune(o PruneOptions) (*Pruned, error) {
+	p, err := s.prune(o)
+	if err != nil {
+		return nil, fmt.Errorf("pruning the image store: %w", err)
+	}
+	return p, nil
+}
+
+func (s *Store) prune(o PruneOptions) (*Pruned, error) {
+	l, err := s.lock(unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	trash, err := s.newAttempt(l)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	defer trash.close() // after the lock is free: deleting large files takes long
+	defer l.close()
+	unnamed, err := s.unnamed()
+	if err != nil {
+		return nil, err
+	}
+	p := &Pruned{}
+	for _, id := range unnamed {
+		if slices.Contains(o.Keep, id) {
+			continue
+		}
+		gone := false
+		if o.DryRun {
+			gone, err = s.unused(id)
+		} else {
+			gone, err = s.deleteImage(id, trash)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			p.Images = append(p.Images, id)
+		}
+	}
+	garbage, err := s.garbage(p.Images)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range garbage {
+		if g.dir == layersDir {
+			p.Layers = append(p.Layers, digest.NewDigestFromEncoded(digest.SHA256, g.name))
+		}
+	}
+	if o.DryRun {
+		for _, g := range garbage {
+			p.Bytes += diskBytes(s.path(g.dir, g.name))
+		}
+		return p, nil
+	}
+	p.Bytes, err = s.discard(garbage, trash)
+	return p, err
+}
+
+// unnamed returns the images that have no name.
+func (s *Store) unnamed() ([]digest.Digest, error) {
+	refs, err := s.refs()
+	if err != nil {
+		return nil, err
+	}
+	named := make(map[string]bool)
+	for _, r := range refs {
+		named[r.Image.Encoded()] = true
+	}
+	images, err := os.ReadDir(s.path(imagesDir))
+	if err != nil {
+		return nil, err
+	}
+	var all []digest.Digest
+	for _, e := range images {
+		if !named[e.Name()] {
+			all = append(all, digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
+		}
+	}
+	return all, nil
+}
+
+// unused reports whether nobody has acquired the image just now.
+func (s *Store) unused(id digest.Digest) (bool, error) {
+	l, err := lockFile(s.path(inuseDir, id.Encoded()), false, unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, errBusy):
+		return false, nil
+	case errors.Is(err, os.ErrNotExist):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	l.close()
+	return true, nil
+}
+
+// piece is a layer or a merged index: a directory or file of the store.
+type piece struct{ dir, name string }
+
+// garbage returns the layers and merged indexes that no lease names, and no image but those of gone. The caller holds the
+// store's lock exclusively. If any image can't be read, there is an error: what it needs isn't known.
+func (s *Store) garbage(gone []digest.Digest) ([]piece, error) {
+	keep, err := s.leases()
+	if err != nil {
+		return nil, err
+	}
+	images, err := os.ReadDir(s.path(imagesDir))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range images {
+		if slices.Contains(gone, digest.NewDigestFromEncoded(digest.SHA256, e.Name())) {
+			continue
+		}
+		_, c, err := s.readRecord(e.Name())
+		if err != nil {
+			return nil, fmt.Errorf("space can't be freed while an image is damaged: %w", err)
+		}
+		for _, d := range c.RootFS.DiffIDs {
+			keep[d.Encoded()] = true
+		}
+		keep[chainID(c.RootFS.DiffIDs).Encoded()] = true
+	}
+	var all []piece
+	for _, dir := range []string{layersDir, mergedDir} {
+		entries, err := os.ReadDir(s.path(dir))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if !keep[e.Name()] {
+				all = append(all, piece{dir, e.Name()})
+			}
+		}
+	}
+	return all, nil
+}
+
+// discard moves pieces into the attempt and returns how many bytes that frees. The caller holds the store's lock
+// exclusively.
+func (s *Store) discard(all []piece, trash *attempt) (int64, error) {
+	var freed int64
+	for _, g := range all {
+		path := s.path(g.dir, g.name)
+		size := diskBytes(path)
+		if err := os.Rename(path, trash.path(g.dir+"-"+g.name)); err != nil {
+			return freed, err
+		}
+		freed += size
+	}
+	return freed, nil
+}
+
+// collect moves every layer and merged index that no image and no lease names into the attempt, and returns how many
+// bytes that frees. The caller holds the store's lock exclusively.
+func (s *Store) collect(trash *attempt) (int64, error) {
+	all, err := s.garbage(nil)
+	if err != nil {
+		return 0, err
+	}
+	return s.discard(all, trash)
+}
