@@ -48,6 +48,9 @@ func TestLifecycle(t *testing.T) {
 		}
 		waitFor(t, func() bool { return c.try(t, "exec", "web", "cat", "/tmp/by-exec").stdout == "written\n" })
 
+		if got := c.must(t, "top", "web"); strings.Count(got, "\n") < 3 || !strings.HasPrefix(got, "UID") || !strings.Contains(got, "unionfs-init") {
+			t.Errorf("top: %q", got)
+		}
 		c.must(t, "rename", "web", "other")
 		var details []struct {
 			ID    string `json:"Id"`

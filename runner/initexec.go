@@ -86,6 +86,7 @@ type execution struct {
 	wire      *wire // to the one who wants it
 	stdio     []*os.File
 	master    *os.File      // of its terminal, if it has one
+	ended     chan struct{} // closed when it has been reaped: its PID means nothing any more
 	listening chan struct{} // closed when nobody listens to the wire any more
 	pid       int
 }
@@ -112,8 +113,11 @@ func (e *execution) run() (int, error) {
 	if e.master != nil {
 		e.master.Close()
 	}
+	e.ended = make(chan struct{})
 	e.listen()
-	return exitCode(<-ended), nil
+	ws := <-ended
+	close(e.ended)
+	return exitCode(ws), nil
 }
 
 func (e *execution) closeStreams() {
@@ -138,12 +142,21 @@ func (e *execution) listen() {
 				e.init.others.kill(e.pid, unix.Signal(m.Signal), false)
 			}
 		}
+		select {
+		case <-e.ended:
+			return
+		default:
+		}
 		sig := unix.SIGTERM
 		if e.request.Terminal {
 			sig = unix.SIGHUP
 		}
 		e.init.others.kill(e.pid, sig, false)
-		time.AfterFunc(orphanGrace, func() { e.init.others.kill(e.pid, unix.SIGKILL, true) })
+		select {
+		case <-e.ended:
+		case <-time.After(orphanGrace):
+			e.init.others.kill(e.pid, unix.SIGKILL, true)
+		}
 	}()
 }
 
