@@ -131,7 +131,7 @@ func (b *containerBench) tools() []*tool {
 // podman is a command line of podman with storage of its own, and nothing that needs systemd.
 func (b *containerBench) podman(dir string, args ...string) []string {
 	return append([]string{
-		"podman", "--root", dir + "/root", "--runroot", dir + "/run", "--tmpdir", dir + "/tmp", "--storage-driver", "overlay",
+		"podman", "--root", dir + "/root", "--runroot", b.runRoot, "--tmpdir", dir + "/tmp", "--storage-driver", "overlay",
 		"--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc", "--log-level", "error",
 	}, args...)
 }
@@ -174,6 +174,7 @@ type containerBench struct {
 	scratch string
 	images  *imageServer
 	env     []string
+	runRoot string // for podman, which wants its name to have at most 50 characters
 }
 
 func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wanted func(*tool) bool) (b *containerBench, end func() error, err error) {
@@ -198,6 +199,9 @@ func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wante
 	if b.scratch, err = os.MkdirTemp(o.Dir, "unionfs-bench-"); err != nil {
 		return nil, nil, fmt.Errorf("making a directory for the images: %w", err)
 	}
+	if b.runRoot, err = os.MkdirTemp("", "podman-"); err != nil {
+		return nil, nil, errors.Join(err, removeScratch(b.scratch))
+	}
 	conf := filepath.Join(b.scratch, "containers.conf")
 	if err := os.WriteFile(conf, []byte(podmanConf), 0o644); err != nil {
 		return nil, nil, errors.Join(err, removeScratch(b.scratch))
@@ -207,7 +211,7 @@ func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wante
 		return nil, nil, errors.Join(err, removeScratch(b.scratch))
 	}
 	return b, func() error {
-		return errors.Join(b.images.close(), b.endPodman(), removeScratch(b.scratch))
+		return errors.Join(b.images.close(), b.endPodman(), os.RemoveAll(b.runRoot), removeScratch(b.scratch))
 	}, nil
 }
 

@@ -34,13 +34,18 @@ type DepthOptions struct {
 	Branches  []string      // directories that are the branches, top first, instead
 	Limit     time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
 	Progress  *Progress
+
+	fewOps bool // do everything a few times only: to see that it works
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
 func DefaultDepths() []int { return []int{1, 2, 5, 10, 20, 50, 100, 200, 500} }
 
-// DefaultSizes are the numbers of operations of each work.
-func defaultSizes(big int64) sizes {
+// opsOf returns the numbers of operations of each work.
+func opsOf(big int64, few bool) sizes {
+	if few {
+		return sizes{Sample: 60, Create: 20, Change: 10, Appends: 50, Write: 1 << 20, Random: 20, Big: big}
+	}
 	return sizes{Sample: 4000, Create: 2000, Change: 1000, Appends: 20000, Write: min(big, 256<<20), Random: 4000, Big: big}
 }
 
@@ -78,7 +83,7 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 	if err != nil {
 		return err
 	}
-	b.sizes = defaultSizes(o.Big)
+	b.sizes = opsOf(o.Big, o.fewOps)
 	r.Sizes = b.sizes
 	if b.Cold && os.Geteuid() != 0 {
 		b.Cold = false

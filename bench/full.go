@@ -51,12 +51,12 @@ func fullParts(o FullOptions) []fullPart {
 	trees, layers, starts := []int{1000, 14000, 100000}, []int{1, 10, 60}, 20
 	if o.Small {
 		entries, runs, big = 300, 1, 4<<20
-		growing, complete = []int{1, 5}, []int{3}
-		copied, trees, layers, starts = []int64{4 << 10, 1 << 20}, []int{300, 600}, []int{1, 3}, 2
+		growing, complete = []int{1}, []int{3}
+		copied, trees, layers, starts = []int64{4 << 10, 1 << 20}, []int{300}, []int{3}, 2
 	}
 	depth := DepthOptions{
 		Program: o.Program, Dir: o.Dir, Against: PeerNames(), Cold: true, Warm: true, Entries: entries, Seed: 1, Big: big,
-		Limit: 8 * time.Second, Progress: o.Progress,
+		Limit: 8 * time.Second, Progress: o.Progress, fewOps: o.Small,
 	}
 	// The tree is the same for both, so that their figures make one line.
 	few, all := depth, depth

@@ -99,12 +99,7 @@ func (r *Report) pageTables() []pageTable {
 	var tables []pageTable
 	bench := ""
 	for _, key := range r.keys() {
-		var peers []string
-		for _, peer := range r.measuredPeers() {
-			if r.hasBench(key.Bench, peer) {
-				peers = append(peers, peer)
-			}
-		}
+		peers := r.peersOf(key.Bench)
 		if key.Bench != bench {
 			bench = key.Bench
 			header := append([]string{"work", "state", strings.ToLower(paramTitle(bench))}, peers...)
@@ -118,15 +113,6 @@ func (r *Report) pageTables() []pageTable {
 		last.Rows = append(last.Rows, row)
 	}
 	return tables
-}
-
-func (r *Report) hasBench(bench, peer string) bool {
-	for _, m := range r.Measurements {
-		if m.Bench == bench && m.Peer == peer {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *Report) pageCell(key Key, peer string) pageCell {

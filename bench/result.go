@@ -128,6 +128,13 @@ func (r *Report) measuredPeers() []string {
 	return names
 }
 
+// peersOf returns the names of the peers with a measurement of that benchmark.
+func (r *Report) peersOf(bench string) []string {
+	return slices.DeleteFunc(r.measuredPeers(), func(peer string) bool {
+		return !slices.ContainsFunc(r.Measurements, func(m Measurement) bool { return m.Bench == bench && m.Peer == peer })
+	})
+}
+
 // WriteJSON writes the report so that [ReadReport] reads it.
 func (r *Report) WriteJSON(w io.Writer) error {
 	encoder := json.NewEncoder(w)

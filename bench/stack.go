@@ -39,13 +39,16 @@ func (s *stack) absolute() []string {
 	return names
 }
 
-// splitTree spreads the tree over depth branches below dir and returns them. Which branch has a file follows from a hash
+// splitTree spreads the tree over depth branches below dir, which is made if it is missing, and returns them. Which branch has a file follows from a hash
 // of its name, so that, as the number of branches grows, directories are in more and more of them: harder than most
 // images, whose layers keep to a few directories. One file in ten has an older version in a lower branch.
 func splitTree(ctx context.Context, plain, dir string, depth int) (*stack, error) {
 	s := &stack{dir: dir, plain: plain}
 	for i := range depth {
 		s.lowers = append(s.lowers, strconv.Itoa(i))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
 	}
 	made := map[string]bool{}
 	err := filepath.WalkDir(plain, func(path string, entry fs.DirEntry, err error) error {

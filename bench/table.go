@@ -15,12 +15,18 @@ var nan = math.NaN()
 // their quartiles, and the ratio to the first of overlayfs,
 // fuse-overlayfs and podman that was measured.
 func (r *Report) WriteTable(w io.Writer) error {
-	peers := r.measuredPeers()
-	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	bench := ""
+	var peers []string
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, key := range r.keys() {
 		if key.Bench != bench {
-			bench = key.Bench
+			if bench != "" { // columns of different tables needn't align
+				fmt.Fprintln(out)
+				if err := out.Flush(); err != nil {
+					return err
+				}
+			}
+			bench, peers = key.Bench, r.peersOf(key.Bench)
 			fmt.Fprintln(out, strings.Join(append([]string{"WORK", "STATE", paramTitle(bench)}, peers...), "\t"))
 		}
 		cells := []string{key.Work, key.State, key.paramText()}

@@ -143,15 +143,34 @@ func (d *hostDir) open() (int, *descriptor, error) {
 	if d.b.fds.acquire(d.fd) {
 		return d.fd.fd, d.fd, nil
 	}
-	fd, err := unix.Openat2(d.b.rootFD, d.path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openBeneath(d.b.rootFD, d.path)
 	if err != nil {
 		return -1, nil, err
 	}
 	d.fd = d.b.fds.add(fd, false)
 	return fd, d.fd, nil
+}
+
+// openBeneath opens a directory (O_PATH) by a path of any length from another one.
+func openBeneath(dir int, path string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	if len(path) < unix.PathMax {
+		return unix.Openat2(dir, path, &how)
+	}
+	// No component is longer than NAME_MAX, so there is a slash among so many bytes.
+	cut := strings.LastIndexByte(path[:unix.PathMax-1], '/')
+	if cut < 0 {
+		return -1, unix.ENAMETOOLONG
+	}
+	fd, err := unix.Openat2(dir, path[:cut], &how)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return openBeneath(fd, path[cut+1:])
 }
 
 func (d *hostDir) release(h *descriptor) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,50 @@ func TestDirBranch(t *testing.T) {
 				return b
 			})
 		})
+	}
+}
+
+// TestDirBranchDeep opens directories whose paths are longer than any that a system call takes.
+func TestDirBranchDeep(t *testing.T) {
+	root := t.TempDir()
+	name := strings.Repeat("d", unix.NAME_MAX)
+	const depth = 40 // PATH_MAX is reached at 16
+	fd, err := unix.Open(root, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range depth {
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(fd, name, unix.O_PATH, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(fd)
+		fd = next
+	}
+	unix.Close(fd)
+	b, err := cow.OpenDirBranch(root, cow.DirOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	d, err := b.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range depth {
+		e, err := d.Lookup(name)
+		if err == nil {
+			d, err = d.Sub(e)
+		}
+		if err != nil {
+			t.Fatalf("at depth %d: %v", i, err)
+		}
+	}
+	if err := d.List(0, func(e cow.Entry) bool { t.Errorf("%q is in the deepest directory", e.Name); return true }); err != nil {
+		t.Error(err)
 	}
 }
 

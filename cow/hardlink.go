@@ -52,6 +52,8 @@ func (u *Union) fixNlink(n *Node, a *Attr) {
 			p.done()
 			if c, perr := strconv.ParseUint(string(v), 10, 32); err == nil && perr == nil {
 				a.Nlink = uint32(c)
+			} else if noXattr(err) {
+				a.Nlink-- // complete but for the name in the index, which is about to go
 			}
 		}
 	case n.isDir() && n.removed, n.removed && !n.inUpper:
@@ -100,6 +102,9 @@ func (u *Union) finishHardLinks() error {
 			return false
 		}
 		v, err := ownXattr(u.upper.index, e.name, nlinkXattr)
+		if noXattr(err) {
+			return true // all its names were made before, by a union that was killed before it had put the index away
+		}
 		if err != nil {
 			failed = err
 			return false

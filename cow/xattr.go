@@ -71,8 +71,9 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 	}
 	shown := names[:0]
 	for _, x := range names {
-		if x, ok := unescapeXattr(x); ok && !u.private(x) {
-			shown = append(shown, x)
+		// By its name on disk: a user's own attribute may be called what the format's are.
+		if own, ok := unescapeXattr(x); ok && (own != x || !u.private(x)) {
+			shown = append(shown, own)
 		}
 	}
 	return shown, nil

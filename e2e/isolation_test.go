@@ -39,3 +39,88 @@ func TestSecurityOptions(t *testing.T) {
 		}
 	})
 }
+
+// TestIsolationFlags gives each flag and looks, from inside, at what it changed.
+func TestIsolationFlags(t *testing.T) {
+	host := func(name string) string {
+		target, err := os.Readlink("/proc/self/ns/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return target
+	}
+	const capabilities = "grep -E '^Cap(Bnd|Eff):' /proc/self/status | cut -f2 | sort -u"
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		c.script(t, "mkdir -p plain")
+		for _, test := range []struct {
+			flags  []string
+			script string
+			want   string
+		}{
+			{[]string{"--cap-drop", "ALL"}, capabilities, "0000000000000000"},
+			{[]string{"--cap-drop", "all", "--cap-add", "net_bind_service,CAP_CHOWN"}, capabilities, "0000000000000401"},
+			{[]string{"--cap-add", "SYS_ADMIN", "--cap-drop", "MKNOD"}, capabilities + "; mount -t tmpfs x /tmp && echo mounted", "00000000a02425fb\nmounted"},
+			{[]string{"--cap-add", "ALL", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
+			{[]string{"--ulimit", "nofile=100:200", "--ulimit", "core=0"}, "ulimit -n; ulimit -Hn; ulimit -c", "100\n200\n0"},
+			{[]string{"--sysctl", "net.ipv4.ip_unprivileged_port_start=77", "--sysctl", "kernel.msgmax=9000"}, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax", "77\n9000"},
+			{[]string{"--shm-size", "3m"}, "df -k /dev/shm | tail -1 | awk '{print $2}'", "3072"},
+			{[]string{"--device", "/dev/fuse"}, "stat -c %t:%T /dev/fuse; exec 3<>/dev/fuse && echo opened", "a:e5\nopened"},
+			{[]string{"--device", "/dev/zero:/dev/nought:rwm"}, "head -c 3 /dev/nought | wc -c; ls /dev/fuse 2>/dev/null", "3"},
+			{[]string{"--add-host", "db:10.1.2.3", "--add-host=six=::1"}, "tail -2 /etc/hosts", "10.1.2.3\tdb\n::1\tsix"},
+			{[]string{"--init", "--pid", "private", "--userns", "host", "--ipc", "private"}, "echo $(($$ != 1))", "1"},
+			{[]string{"--ipc", "host"}, "readlink /proc/self/ns/ipc; [ -w /dev/shm ] && echo shared", host("ipc") + "\nshared"},
+			{[]string{"--uts", "host"}, "readlink /proc/self/ns/uts", host("uts")},
+			{[]string{"--cgroupns", "host"}, "readlink /proc/self/ns/cgroup", host("cgroup")},
+			{[]string{"--privileged"}, capabilities + "; grep Seccomp: /proc/self/status; grep -c ' /proc/' /proc/mounts; [ -c /dev/fuse ] && mount -t tmpfs x /tmp && echo mounted",
+				"000001ffffffffff\nSeccomp:\t0\n0\nmounted"},
+			{[]string{"--privileged", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
+		} {
+			r := c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "sh", "-c", test.script)...)
+			if got := strings.TrimSpace(r.stdout); got != test.want {
+				t.Errorf("%q: %q, want %q\n%s", test.flags, got, test.want, r.stderr)
+			}
+		}
+		for _, test := range []struct {
+			flags []string
+			want  string
+		}{
+			{[]string{"--cap-add", "SYS_MAGIC"}, "SYS_MAGIC"},
+			{[]string{"--ulimit", "nofile"}, "--ulimit nofile"},
+			{[]string{"--ulimit", "nofile=5000000000:5000000000"}, "hard limit"},
+			{[]string{"--sysctl", "vm.swappiness=1"}, "the whole host's"},
+			{[]string{"--shm-size", "much"}, "--shm-size"},
+			{[]string{"--device", "/etc/passwd"}, "not a device"},
+			{[]string{"--device", "/dev/fuse:r"}, "rwm"},
+			{[]string{"--add-host", "db"}, "--add-host"},
+			{[]string{"--stop-signal", "SIGWHAT"}, "SIGWHAT"},
+			{[]string{"--pid", "host"}, "--pid host"},
+			{[]string{"--ipc", "container:x"}, "--ipc"},
+			{[]string{"--userns", "auto"}, "--userns"},
+			{[]string{"--group-add", "nobody-there"}, ""},
+		} {
+			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "true")...), 125, test.want)
+		}
+
+		r := c.try(t, "run", "--rm", "--group-add", "4711", "--group-add", "root", "-u", "12:34", "bb:1", "id", "-G")
+		ranges := c.uid == 0 || c.subordinates
+		if ranges && strings.TrimSpace(r.stdout) != "34 0 4711" || !ranges && !strings.Contains(r.stderr, "/etc/subuid") {
+			t.Errorf("--group-add: %+v", r)
+		}
+		r = c.try(t, "run", "--rm", "--userns", "keep-id", "bb:1", "sh", "-c", "id -u; touch /tmp/x; stat -c %u /tmp/x")
+		if !ranges && r.stdout != "12346\n12346\n" || ranges && (r.code != 125 || !strings.Contains(r.stderr, "keep-id")) {
+			t.Errorf("--userns keep-id: %+v", r)
+		}
+		c.must(t, "run", "--name", "stopped-by", "--stop-signal", "USR1", "bb:1", "true")
+		config, err := filepath.Glob(filepath.Join(c.root, "containers/*/config.json"))
+		if err != nil || len(config) != 1 {
+			t.Fatal(config, err)
+		}
+		if text, err := os.ReadFile(config[0]); err != nil || !strings.Contains(string(text), `stopSignal": "USR1"`) {
+			t.Errorf("--stop-signal is not recorded: %v", err)
+		}
+		if got := c.must(t, "try", "--rm", "--cap-drop", "ALL", "sh", "-c", capabilities); strings.TrimSpace(got) != "0000000000000000" {
+			t.Errorf("try --cap-drop: %q", got)
+		}
+	})
+}

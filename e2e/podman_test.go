@@ -46,6 +46,7 @@ func TestPodmanAndBuildah(t *testing.T) {
 
 	for _, kind := range []string{"root", "user with subordinate IDs"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			c := newCaller(t, kind)
 			got := c.script(t, podmanScript, c.preparePodman(t, archive))
 			checkTree(t, "podman build", filepath.Join(c.home, "podman.tar"), want)
@@ -85,8 +86,7 @@ const podmanScript = `
 export XDG_RUNTIME_DIR=$1 CONTAINERS_CONF=$PWD/containers.conf CONTAINERS_STORAGE_CONF=$PWD/storage.conf BUILDAH_ISOLATION=chroot
 finish() {
 	# Of an ordinary user's, podman leaves a process that keeps the user namespace.
-	pause=$XDG_RUNTIME_DIR/libpod/tmp/pause.pid
-	test ! -e $pause || kill $(cat $pause) || true
+	for pid in $(find $XDG_RUNTIME_DIR -name pause.pid -exec cat {} +); do kill $pid; done
 }
 trap finish EXIT
 podman load -q -i base.tar >&2
@@ -144,7 +144,10 @@ default_ulimits = ["nofile=1000:1000", "nproc=1000:1000"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+lock_type = "file"
+num_locks = 32
 runtime = "runc"
+tmp_dir = "RUNROOT/libpod"
 [network]
 network_backend = "cni"
 `,

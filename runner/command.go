@@ -22,6 +22,9 @@ func (p *containerInit) startCommand(r *rootfs) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := p.addGroups(r.root, who); err != nil {
+		return 0, err
+	}
 	if err := p.checkMapped(r, who); err != nil {
 		return 0, err
 	}

@@ -17,6 +17,7 @@ const (
 	AnnotationName       = "io.unionfs.name"        // the container's name
 	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
 	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
+	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
 	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
 )
 

@@ -192,6 +192,9 @@ func (e *execution) start() (<-chan syscall.WaitStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := q.addGroups(root, who); err != nil {
+		return nil, err
+	}
 	if err := q.checkMapped(r, who); err != nil {
 		return nil, err
 	}

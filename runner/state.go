@@ -74,6 +74,13 @@ type CreateOptions struct {
 	// KeepEtc leaves out the files /etc/hosts, /etc/hostname and /etc/resolv.conf that are otherwise written to the
 	// container's directory and bind-mounted over the root's own.
 	KeepEtc bool
+
+	// Hosts are further lines for /etc/hosts. With KeepEtc there is no file for them.
+	Hosts []string
+
+	// Groups are further groups of the command's user, names or numbers, looked up in the container's own /etc/group
+	// when it starts.
+	Groups []string
 }
 
 // Create makes the directory of a new container: its specification, state, lock, and empty upper, work and rootfs
@@ -94,6 +101,9 @@ func (s *State) Create(spec *specs.Spec, o CreateOptions) (*Container, error) {
 		if err := checkName(o.Name); err != nil {
 			return nil, fmt.Errorf("creating container: %w", err)
 		}
+	}
+	if o.KeepEtc && len(o.Hosts) > 0 {
+		return nil, errors.New("creating container: names can't be added to /etc/hosts where the root's own file is used")
 	}
 	c := &Container{ID: id, Spec: spec, state: s}
 	if err := os.Mkdir(c.Dir(), 0o700); err != nil {
@@ -146,6 +156,9 @@ func (c *Container) writeDescription(o CreateOptions) error {
 			spec.Annotations[key] = value
 		}
 	}
+	if len(o.Groups) > 0 {
+		spec.Annotations[AnnotationGroups] = strings.Join(o.Groups, ",")
+	}
 	if o.AutoRemove {
 		spec.Annotations[AnnotationAutoRemove] = "true"
 	}
@@ -154,7 +167,7 @@ func (c *Container) writeDescription(o CreateOptions) error {
 	}
 	spec.Root.Path = "rootfs"
 	if !o.KeepEtc {
-		if err := c.writeEtcFiles(); err != nil {
+		if err := c.writeEtcFiles(o.Hosts); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,6 @@ import (
 // lifecycleFlags are those of run and create that are about how a container lives.
 func lifecycleFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "stop-signal", Usage: "ask the command to end by `SIGNAL`", DefaultText: "the image's, or TERM"},
 		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
 		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
 	}
@@ -27,12 +26,6 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 	annotations := map[string]string{}
 	if interactive {
 		annotations[runner.AnnotationInteractive] = "true"
-	}
-	if name := c.String("stop-signal"); name != "" {
-		if _, err := runner.ParseSignal(name); err != nil {
-			return nil, usageError("--stop-signal: %w", err)
-		}
-		annotations[runner.AnnotationStopSignal] = name
 	}
 	if c.IsSet("stop-timeout") {
 		annotations[runner.AnnotationStopTimeout] = strconv.Itoa(c.Int("stop-timeout"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -14,7 +15,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return append(isolationFlags(),
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -28,7 +29,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	)
+	}, isolationFlags()...)
 }
 
 func runCommand() *cli.Command {
@@ -220,7 +221,7 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	}
 	user := c.String("user")
 	if user == "" {
-		user = config.User
+		user = cmp.Or(request.isolation.user(), config.User)
 	}
 	annotations, err := lifecycleAnnotations(c, l.interactive)
 	if err != nil {
@@ -234,6 +235,8 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 		AutoRemove:  c.Bool("rm"),
 		Annotations: annotations,
 		KeepEtc:     l.image == hostImage,
+		Hosts:       request.isolation.hosts,
+		Groups:      request.isolation.groups,
 	})
 	if err != nil {
 		return "", nil, err
