@@ -21,7 +21,7 @@ type control struct {
 
 	mu      sync.Mutex
 	waiters map[*wire]bool // those to tell of the end
-	ended   bool           // they have been told
+	end     *outcome       // what they have been told
 }
 
 func (c *Container) controlPath() string { return filepath.Join(c.Dir(), "control") }
@@ -81,9 +81,9 @@ func (c *control) tell(end outcome) {
 	_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ended = true
+	c.end = &end
 	for w := range c.waiters {
-		_ = w.send(message{Kind: msgExited, Code: end.code, Error: errorText(end.err)})
+		_ = w.send(end.message())
 		w.shut()
 	}
 }
@@ -121,7 +121,8 @@ func (c *control) serve(fd int) {
 	switch m.Kind {
 	case msgWait:
 		c.mu.Lock()
-		if c.ended {
+		if c.end != nil {
+			_ = w.send(c.end.message())
 			c.mu.Unlock()
 			return
 		}

@@ -224,7 +224,7 @@ func TestAutoRemoveInBackground(t *testing.T) {
 		waiting := d.verb("test-wait", d.state, d.container.ID)
 		must(t, waiting.Start())
 		eventually(t, "it runs", func() bool { _, err := os.Stat(filepath.Join(w.root, "tmp/ready")); return err == nil })
-		time.Sleep(200 * time.Millisecond) // until the other one waits
+		eventually(t, "the other one waits", func() bool { return inSystemCall(waiting.Process.Pid, unix.SYS_RECVMSG) })
 		must(t, os.Remove(filepath.Join(w.root, "tmp/ready")))
 		if _ = waiting.Wait(); waiting.ProcessState.ExitCode() != 6 {
 			t.Errorf("wait: %v", waiting.ProcessState)
@@ -364,4 +364,15 @@ func TestLogFollow(t *testing.T) {
 	if n != 6000 {
 		t.Errorf("%d lines, want 6000", n)
 	}
+}
+
+// inSystemCall reports whether a thread of the process waits in a system call (proc_pid_syscall(5)).
+func inSystemCall(pid, number int) bool {
+	calls, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	for _, call := range calls {
+		if data, _ := os.ReadFile(call); strings.HasPrefix(string(data), fmt.Sprint(number, " ")) {
+			return true
+		}
+	}
+	return false
 }

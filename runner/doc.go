@@ -29,6 +29,10 @@
 //		os.Exit(code)
 //	}
 //
+// [Container.Start] runs it in the background instead, with its output in a log ([Container.Logs]); [Container.Exec] runs
+// another command in it.
+//
+//
 //	// the hidden verb "supervise ROOT ID":
 //		c, err := st.Get(id)
 //		err = runner.Supervise(ctx, c, runner.Hooks{MountRoot: mountUnionAt})

@@ -45,7 +45,7 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	end := s.supervise(ctx)
 	s.control.tell(end)
 	if s.caller != nil {
-		_ = s.caller.send(message{Kind: msgExited, Code: end.code, Error: errorText(end.err)})
+		_ = s.caller.send(end.message())
 		return nil
 	}
 	return end.err
@@ -55,6 +55,10 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 type outcome struct {
 	code int
 	err  error // why the command did not start, or could not be ended properly
+}
+
+func (o outcome) message() message {
+	return message{Kind: msgExited, Code: o.code, Error: errorText(o.err)}
 }
 
 // supervisor is one call of Supervise.
