@@ -29,13 +29,10 @@
 //		os.Exit(code)
 //	}
 //
-// [Container.Start] runs it in the background instead, with its output in a log ([Container.Logs]); [Container.Exec] runs
-// another command in it.
-//
-//
 //	// the hidden verb "supervise ROOT ID":
 //		c, err := st.Get(id)
 //		err = runner.Supervise(ctx, c, runner.Hooks{MountRoot: mountUnionAt})
 //
-// What is kept on disk is described in docs/runner.md.
+// [Container.Start] runs it in the background instead, with its output in a log ([Container.Logs]); [Container.Exec] runs
+// another command in it. What is kept on disk is described in docs/runner.md.
 package runner
