@@ -119,6 +119,10 @@ func (u *Union) describe(n *Node) ([]byte, error) {
 	}
 	if n.isDir() {
 		for _, s := range n.dir.sources {
+			if n == u.root {
+				from = append(from, u.lowers[s.branch].Describe())
+				continue
+			}
 			from = append(from, s.dir.Describe(s.entry))
 		}
 	} else if n.low.dir != nil {

@@ -124,3 +124,34 @@ func TestIsolationFlags(t *testing.T) {
 		}
 	})
 }
+
+// TestLimitFlags reads back the limits, as root, and the error for those who may not set any.
+func TestLimitFlags(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		if c.uid != 0 {
+			oneLine(t, c.try(t, "run", "--rm", "-m", "64m", "bb:1", "true"), 125, "limiting memory", "as root")
+			return
+		}
+		got := c.must(t, "run", "--rm", "-m", "64m", "--memory-swap=100m", "--cpus", "0.5", "--pids-limit", "30", "--cpuset-cpus", "0", "-c", "7", "--blkio-weight", "20", "bb:1",
+			"sh", "-c", "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us cpuset/cpuset.cpus cpu/cpu.shares blkio/blkio.bfq.weight")
+		if want := "67108864\n104857600\n50000\n0\n7\n20\n"; got != want {
+			t.Errorf("limits: %q, want %q", got, want)
+		}
+		if r := c.try(t, "run", "--name", "hog", "--memory", "64m", "bb:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"); r.code != 137 {
+			t.Errorf("memory hog: %+v", r)
+		}
+		if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (137, out of memory)") {
+			t.Errorf("ps: %q", got)
+		}
+		if got := c.must(t, "ps", "-a", "--format", "json"); !strings.Contains(got, `"OOMKilled":true`) {
+			t.Errorf("ps: %q", got)
+		}
+		for _, flags := range [][]string{
+			{"--memory", "1m"}, {"--memory", "lots"}, {"--memory-swap", "1g"}, {"--memory=64m", "--memory-swap=32m"}, {"--cpus", "0"},
+			{"--pids-limit", "x"}, {"--cpu-shares", "1"}, {"--blkio-weight", "5000"}, {"--cpuset-cpus", "900"},
+		} {
+			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, flags...), "bb:1", "true")...), 125)
+		}
+	})
+}

@@ -207,6 +207,14 @@ func (p *initProcess) wait() syscall.WaitStatus {
 	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
+// abandon ends P2, if it runs, before it has done anything.
+func (p *initProcess) abandon() {
+	if p.cmd.Process != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
+}
+
 func (p *initProcess) pid() int { return p.cmd.Process.Pid }
 
 func (p *initProcess) close() {

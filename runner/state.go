@@ -228,6 +228,7 @@ func (s *State) Get(ref string) (*Container, error) {
 
 // List returns all containers, the newest first. One that another process is creating or removing is left out.
 func (s *State) List() ([]*Container, error) {
+	s.removeStaleCgroups()
 	entries, err := os.ReadDir(s.containersDir())
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
@@ -327,6 +328,9 @@ func (s *State) sweep() {
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that
 // is cut short leaves nothing that looks like a container; such remains are swept by the next removal.
 func (c *Container) removeLocked() error {
+	if err := c.removeCgroups(); err != nil {
+		return fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
 	name := c.Name
 	if fresh, err := c.state.load(c.ID); err == nil {
 		name = fresh.Name // it may have been renamed since we read it

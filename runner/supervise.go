@@ -168,6 +168,16 @@ func (s *supervisor) runInit() (end outcome) {
 			}
 		}()
 	}
+	limits, err := newCgroups(s.container)
+	if err != nil {
+		return outcome{exitOurs, fmt.Errorf("starting container %s: %w", s.container.Name, err)}
+	}
+	defer func() {
+		s.status.OutOfMemory = limits.outOfMemory()
+		if err := limits.remove(); err != nil && end.err == nil {
+			end = outcome{exitOurs, err}
+		}
+	}()
 	p, err := newInitProcess(s.container)
 	if err != nil {
 		return outcome{startCode(err), err}
@@ -187,12 +197,13 @@ func (s *supervisor) runInit() (end outcome) {
 		s.mu.Unlock()
 		return outcome{128 + int(s.aborted), fmt.Errorf("starting container %s: %s came first", s.container.Name, unix.SignalName(s.aborted))}
 	}
-	err = p.start()
+	err = limits.within(p.start)
 	if err == nil {
 		s.init = p
 	}
 	s.mu.Unlock()
 	if err != nil {
+		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
 	s.streams.started()

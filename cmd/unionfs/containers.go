@@ -71,6 +71,7 @@ type containerRow struct {
 	State     string
 	Status    string
 	ExitCode  int
+	OOMKilled bool
 	Error     string `json:",omitempty"`
 	Names     string
 }
@@ -113,6 +114,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			State:     status.State,
 			Status:    describeStatus(status),
 			ExitCode:  status.ExitCode,
+			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
 			Names:     container.Name,
 		})
@@ -124,6 +126,8 @@ func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
 		return "Up " + units.HumanDuration(time.Since(*s.Started))
+	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
+		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:
 		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited:

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -32,31 +30,7 @@ func startDropInServer(args []string) error {
 	if err := keepDirectoriesOnly(); err != nil {
 		return err
 	}
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
-	server := exec.Command("/proc/self/exe", append([]string{dropInServer}, args...)...)
-	server.Args[0] = "unionfs"
-	server.ExtraFiles = []*os.File{writer}
-	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := server.Start(); err != nil {
-		writer.Close()
-		return fmt.Errorf("starting the server of the mount: %w", err)
-	}
-	writer.Close()
-	report, err := io.ReadAll(reader)
-	if err != nil {
-		return err
-	}
-	if string(report) == readyWord {
-		return nil
-	}
-	if err := server.Wait(); len(report) == 0 {
-		return fmt.Errorf("the server of the mount ended before it reported (%v)", err)
-	}
-	return errors.New(strings.TrimSuffix(string(report), "\n"))
+	return startServer(append([]string{dropInServer}, args...))
 }
 
 // keepDirectoriesOnly lets the server inherit no descriptor but directories, which a branch may be given as

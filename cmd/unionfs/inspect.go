@@ -100,6 +100,7 @@ type containerDetails struct {
 		Running    bool
 		Paused     bool
 		Pid        int // of the command's parent, the container's init, on the host
+		OOMKilled  bool
 		ExitCode   int
 		Error      string
 		StartedAt  time.Time // the zero time if it never did
@@ -151,6 +152,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 	if d.State.Running {
 		d.State.Pid = status.InitPID
 	}
+	d.State.OOMKilled = status.OutOfMemory
 	d.State.ExitCode, d.State.Error = status.ExitCode, status.Error
 	if status.Started != nil {
 		d.State.StartedAt = *status.Started

@@ -29,7 +29,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}, isolationFlags()...)
+	}, slices.Concat(isolationFlags(), limitFlags())...)
 }
 
 func runCommand() *cli.Command {
@@ -168,6 +168,9 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	}
 	r.env = append(r.env, env...)
 	if r.isolation, err = isolationOf(c); err != nil {
+		return r, err
+	}
+	if r.resources, err = resourcesOf(c); err != nil {
 		return r, err
 	}
 	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {

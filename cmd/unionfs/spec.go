@@ -30,6 +30,7 @@ type processRequest struct {
 	network    string // "none" or "host"
 	volumes    []volumes.Volume
 	isolation  isolation
+	resources  *specs.LinuxResources // nil for no limits
 }
 
 // newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
@@ -88,6 +89,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	if err := addVolumes(spec, r.volumes, store); err != nil {
 		return nil, err
 	}
+	spec.Linux.Resources = r.resources
 	return spec, r.isolation.apply(spec)
 }
 
