@@ -97,7 +97,7 @@ func (r *Report) add(other *Report) {
 	if other.Tree != "" {
 		r.Sizes = other.Sizes
 		if r.Tree != "" {
-			r.Tree += "; for the works at 10 and 120 branches "
+			r.Tree += "; where it says large tree, "
 		}
 		r.Tree += other.Tree
 	}
