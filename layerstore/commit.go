@@ -92,7 +92,7 @@ func committedRecord(base *Image, diffID digest.Digest, size int64, o *CommitOpt
 	if _, err := parseConfig(config); err != nil {
 		return nil, err
 	}
-	layers := append(slices.Clone(base.record.Layers), layerRecord{DiffID: diffID, Digest: diffID, Size: size, MediaType: ocispec.MediaTypeImageLayer})
+	layers := append(slices.Clone(base.record.Layers), layerRecord{DiffID: diffID, Digest: diffID, Size: size, MediaType: ocispec.MediaTypeImageLayer, Local: true})
 	r, err := ociRecord(config, layers)
 	if err != nil {
 		return nil, err

@@ -43,7 +43,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logsCommand(), execCommand(), topCommand(), containerCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
-			commitCommand(), exportCommand(),
+			commitCommand(), exportCommand(), pushCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),

@@ -219,3 +219,29 @@ func TestCommitExportDiff(t *testing.T) {
 		}
 	}
 }
+
+func TestPush(t *testing.T) {
+	registry := testimage.Registry(t)
+	b := newImageBench(t)
+	id := b.importFiles("mine:1", testimage.File{Name: "a", Content: []byte("hello")})
+	code, out, errs := b.try("push", "mine:1", registry+"/team/mine:1")
+	if code != 0 || !strings.Contains(out, ": Pushed\ndigest: sha256:") || !strings.Contains(errs, "compressed anew") {
+		t.Fatalf("push: %d %q %q", code, out, errs)
+	}
+	_, digest, _ := strings.Cut(strings.TrimSpace(out), "digest: ")
+	digest, _, _ = strings.Cut(digest, " ")
+	b.must("tag", "mine:1", registry+"/team/mine:1")
+	if out, again := b.must("push", "-q", registry+"/team/mine:1"), digest+"\n"; out != again {
+		t.Errorf("push again: %q, want %q", out, again)
+	}
+	if out := b.must("inspect", "mine:1"); !strings.Contains(out, registry+"/team/mine@"+digest) {
+		t.Errorf("inspect lacks the digest: %s", out)
+	}
+	other := newImageBench(t)
+	if out := other.must("pull", registry+"/team/mine@"+digest); strings.TrimSpace(out) != id {
+		t.Errorf("pulled %q, pushed %s", out, id)
+	}
+	if code, _, errs := b.try("push", "nowhere"); code != 1 || !strings.Contains(errs, "no such image") {
+		t.Errorf("push of nothing: %d %q", code, errs)
+	}
+}
