@@ -16,6 +16,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 USER_PACKAGES := fuse3 uidmap
 TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace
 
+# The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
+BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs mergerfs podman runc skopeo umoci unionfs-fuse
+
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 10m
 FUZZTIME     ?= 20s
@@ -36,7 +39,7 @@ deps: ## Install the Debian packages that unionfs uses, if any is missing
 
 .PHONY: test-deps
 test-deps: ## Install the Debian packages that the tests use, if any is missing
-	@scripts/install-packages $(TEST_PACKAGES)
+	@scripts/install-packages $(TEST_PACKAGES) $(BENCH_PACKAGES)
 
 .PHONY: quickstart
 quickstart: deps build ## Try a command on a copy-on-write view of this machine, and see what it changed
@@ -46,6 +49,11 @@ quickstart: deps build ## Try a command on a copy-on-write view of this machine,
 test: test-deps lint build ## Check and test everything
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 	@echo "unionfs $(VERSION): everything is checked and every test passed."
+
+.PHONY: bench
+bench: build ## Measure unionfs beside its peers, and make a page of it: build/bench/index.html
+	@scripts/install-packages $(USER_PACKAGES) $(BENCH_PACKAGES)
+	$(BIN) bench full --out build/bench
 
 .PHONY: vet
 vet: ## Run go vet

@@ -35,7 +35,8 @@ type DepthOptions struct {
 	Limit     time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
 	Progress  *Progress
 
-	fewOps bool // do everything a few times only: to see that it works
+	fewOps bool   // do everything a few times only: to see that it works
+	label  string // Key.Bench of what is measured; "" for "depth"
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
@@ -265,11 +266,13 @@ func (b *depthBench) makeStack(ctx context.Context, depth int) (s *stack, err er
 			return nil, err
 		}
 	}
+	b.Progress.part(fmt.Sprintf("making an image of %d layers", depth), "")
 	reference, err := b.images.publish(ctx, s, fmt.Sprintf("bench/depth-%d", depth), v1.Config{}, false)
 	if err != nil {
 		return nil, err
 	}
 	s.store = filepath.Join(b.scratch, "store")
+	b.Progress.part(fmt.Sprintf("pulling the image of %d layers", depth), "")
 	if err := run(ctx, b.Program, "--root", s.store, "pull", reference); err != nil {
 		return nil, err
 	}

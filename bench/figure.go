@@ -81,6 +81,8 @@ func (r *Report) figureOf(keys []Key) figure {
 		f.title += ", " + first.State
 	}
 	switch first.Bench {
+	case "files":
+		f.title += ", large tree"
 	case "copyup":
 		f.xTitle, f.xText = "size of the file", func(x float64) string { return humanSize(int64(x)) }
 	case "memory":
@@ -109,7 +111,7 @@ func (r *Report) figureOf(keys []Key) figure {
 			f.series = append(f.series, s)
 		}
 	}
-	if len(f.xs) == 1 && first.Bench == "depth" {
+	if len(f.xs) == 1 && first.ofUnions() {
 		f.subtitle += fmt.Sprintf("; %d branches", first.Depth)
 	}
 	return f
@@ -123,8 +125,11 @@ func (k Key) x() float64 {
 	return float64(max(k.Depth, 1))
 }
 
+// ofUnions reports whether the measurement is one of Depth.
+func (k Key) ofUnions() bool { return k.Bench == "depth" || k.Bench == "files" }
+
 func sectionOf(key Key) string {
-	if key.Bench != "depth" && key.Bench != "copyup" {
+	if !key.ofUnions() && key.Bench != "copyup" {
 		return sectionContainers
 	}
 	if key.State == stateCold {
@@ -139,7 +144,7 @@ func sectionOf(key Key) string {
 // describe says what a work does.
 func (r *Report) describe(key Key, ops int) string {
 	for _, w := range works() {
-		if key.Bench != "depth" || w.name != key.Work {
+		if !key.ofUnions() || w.name != key.Work {
 			continue
 		}
 		about := w.about

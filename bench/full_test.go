@@ -81,7 +81,7 @@ func assertMeasured(t *testing.T, r *Report) {
 				states = []string{stateCold}
 			}
 			for _, state := range states {
-				m := r.find(Key{Bench: "depth", Work: w.name, State: state, Depth: 3}, name)
+				m := r.find(Key{Bench: "files", Work: w.name, State: state, Depth: 3}, name)
 				switch {
 				case m == nil:
 					t.Errorf("%s %s %s wasn't measured", name, w.name, state)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,17 +149,20 @@ func (b *depthBench) check(ctx context.Context, s *stack) ([]candidate, error) {
 	return candidates, syncFileSystem(b.scratch)
 }
 
+// compareLimit is how long a peer may take to show all it has once.
+const compareLimit = 45 * time.Second
+
 func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalogue, error) {
 	m, err := b.mount(ctx, s, p)
 	if err != nil {
 		return nil, err
 	}
 	// A peer that hangs on what should take seconds is as good as one that fails.
-	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	limited, cancel := context.WithTimeout(ctx, compareLimit)
 	defer cancel()
 	tree, err := takeCatalogue(limited, m.root)
 	if limited.Err() != nil && ctx.Err() == nil {
-		err = unable("reading its tree takes longer than 3 minutes")
+		err = unable("reading its tree takes longer than %v", compareLimit)
 	}
 	return tree, errors.Join(err, m.close())
 }
@@ -172,7 +176,7 @@ func (b *depthBench) mount(ctx context.Context, s *stack, p peer) (*mounted, err
 }
 
 func (b *depthBench) key(s *stack, w *work, state string) Key {
-	return Key{Bench: "depth", Work: w.name, State: state, Depth: s.depth()}
+	return Key{Bench: cmp.Or(b.label, "depth"), Work: w.name, State: state, Depth: s.depth()}
 }
 
 // measureGroup mounts, measures and unmounts. Only what keeps the benchmark from going on is an error.
@@ -201,7 +205,7 @@ func (b *depthBench) measureGroup(ctx context.Context, s *stack, c candidate, g 
 		return err
 	}
 	if g.state == stateWarm && m.seconds > 0 {
-		mounting := b.report.at(Key{Bench: "depth", Work: "mount", State: stateWarm, Depth: s.depth()}, c.name(), "s")
+		mounting := b.report.at(Key{Bench: cmp.Or(b.label, "depth"), Work: "mount", State: stateWarm, Depth: s.depth()}, c.name(), "s")
 		mounting.Values = append(mounting.Values, m.seconds)
 	}
 	err = b.measureWorks(ctx, s, c, g.state, todo, m)

@@ -41,7 +41,7 @@ type PeerInfo struct {
 
 // Key says what a measurement is of.
 type Key struct {
-	Bench string `json:"bench"` // depth, copyup, memory, run or pull
+	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, run or pull
 	Work  string `json:"work"`
 	State string `json:"state,omitempty"` // cold or warm
 	Depth int    `json:"depth"`           // number of branches; 0 if it doesn't matter

@@ -55,16 +55,16 @@ func themeColor(name string) color.Color {
 	return color.RGBA{R: 1, G: 2, B: uint8(themeIndex(name)), A: 255}
 }
 
-var (
-	placeholder = regexp.MustCompile(`#0102([0-9A-Fa-f]{2})`)
-	prologue    = regexp.MustCompile(`(?s)^.*?<svg `)
-	fixedSize   = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*"`)
-	fontFamily  = regexp.MustCompile(`font-family:[^;"]*`)
-)
-
 // applyTheme replaces the placeholders by variables, and makes the SVG scale to where it is shown. about is read out to
 // those who can't see it.
 func applyTheme(svg []byte, about string) []byte {
+	// Not compiled when the program starts, since most of its uses draw nothing.
+	var (
+		placeholder = regexp.MustCompile(`#0102([0-9A-Fa-f]{2})`)
+		prologue    = regexp.MustCompile(`(?s)^.*?<svg `)
+		fixedSize   = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*"`)
+		fontFamily  = regexp.MustCompile(`font-family:[^;"]*`)
+	)
 	svg = prologue.ReplaceAll(svg, []byte("<svg "))
 	svg = fixedSize.ReplaceAll(svg, []byte(`<svg role="img"`))
 	svg = fontFamily.ReplaceAll(svg, []byte("font-family:system-ui,'Liberation Sans',Arial,sans-serif"))

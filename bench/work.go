@@ -64,7 +64,7 @@ func (s *session) stopped() error {
 func works() []*work {
 	return []*work{
 		{name: "walk", about: "list every directory and stat every entry", run: walk},
-		{name: "walk-parallel", about: "the same by 8 threads at once", run: walkParallel},
+		{name: "walk-parallel", about: "list every directory and stat every entry, by 8 threads at once", run: walkParallel},
 		{name: "readdir", about: "list every directory", run: readDirs},
 		{name: "stat", about: "stat %d files", run: statFiles},
 		{name: "negative", about: "look up %d names that don't exist, for the first time", run: lookupMissing},

@@ -172,7 +172,8 @@ func waitFor(t *testing.T, condition func() bool) {
 // TestHelp shows that every command says what it does, with an example.
 func TestHelp(t *testing.T) {
 	c := newCaller(t, "root")
-	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version"} {
+	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version",
+		"create", "start", "stop", "restart", "kill", "wait", "rename", "logs", "exec", "top", "inspect", "container"} {
 		out := c.must(t, verb, "--help")
 		for _, part := range []string{"USAGE:", "DESCRIPTION:", "Example", "unionfs " + verb} {
 			if !strings.Contains(out, part) {

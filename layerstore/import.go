@@ -110,7 +110,7 @@ func importedRecord(diffID digest.Digest, size int64, o ImportOptions) (*imageRe
 		Config:       config,
 		Manifest:     manifest,
 		ManifestType: ocispec.MediaTypeImageManifest,
-		Layers:       []layerRecord{{DiffID: diffID, Digest: diffID, Size: size, MediaType: layer.MediaType}},
+		Layers:       []layerRecord{{DiffID: diffID, Digest: diffID, Size: size, MediaType: layer.MediaType, Local: true}},
 		Stored:       created,
 	}, nil
 }

@@ -31,9 +31,10 @@ type imageRecord struct {
 // layerRecord is what an image says about one of its layers.
 type layerRecord struct {
 	DiffID    digest.Digest `json:"diffID"`
-	Digest    digest.Digest `json:"digest"`    // of the blob in the registry, compressed or not
-	Size      int64         `json:"size"`      // of the blob, bytes
-	MediaType string        `json:"mediaType"` // of the blob
+	Digest    digest.Digest `json:"digest"`          // of the blob in the registry, compressed or not
+	Size      int64         `json:"size"`            // of the blob, bytes
+	MediaType string        `json:"mediaType"`       // of the blob
+	Local     bool          `json:"local,omitempty"` // the layer was made here and never pushed: its blob is the tar
 }
 
 // refRecord is the file of a name.

@@ -67,18 +67,9 @@ func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (
 	if err != nil {
 		return nil, fmt.Errorf("finding credentials for %s: %w", repo.RegistryStr(), err)
 	}
-	base := remote.DefaultTransport
-	if t, ok := base.(*http.Transport); ok && o.Insecure {
-		t = t.Clone()
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // what --insecure asks for
-		base = t
-	}
-	// Its decompression would hide the bytes that the digest is of.
+	base := plainTransport(o.Insecure)
 	if t, ok := base.(*http.Transport); ok {
-		t = t.Clone()
-		t.DisableCompression = true
 		t.ResponseHeaderTimeout = idleTimeout
-		base = t
 	}
 	tr := transport.NewRetry(&guard{base, o.Insecure}, transport.WithRetryStatusCodes(
 		http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
@@ -90,6 +81,21 @@ func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (
 		client: &http.Client{Transport: rt, CheckRedirect: checkRedirect},
 		base:   url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr()},
 	}, nil
+}
+
+// plainTransport is a transport of its own, that gives every answer byte for byte.
+func plainTransport(insecure bool) http.RoundTripper {
+	base := remote.DefaultTransport
+	if t, ok := base.(*http.Transport); ok {
+		t = t.Clone()
+		if insecure {
+			t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // what --insecure asks for
+		}
+		// Its decompression would hide the bytes that the digest is of.
+		t.DisableCompression = true
+		base = t
+	}
+	return base
 }
 
 // checkRedirect keeps a registry elsewhere from having us ask hosts of our own network, such as a cloud's metadata

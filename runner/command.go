@@ -252,6 +252,20 @@ func enterDirectory(root int, dir string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	return enterChecked(fd)
+}
+
+// enterExisting is enterDirectory for a directory that must be there.
+func enterExisting(root int, dir string) error {
+	fd, err := openInRoot(root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return enterChecked(fd)
+}
+
+func enterChecked(fd int) error {
 	if err := unix.Fchdir(fd); err != nil {
 		return err
 	}

@@ -190,7 +190,8 @@ func (s *State) Get(ref string) (*Container, error) {
 	}
 	if checkName(ref) == nil {
 		if id, err := s.nameOwner(ref); err == nil {
-			if c, err := s.load(id); !errors.Is(err, ErrNotFound) {
+			c, err := s.load(id)
+			if err != nil && !errors.Is(err, ErrNotFound) || err == nil && c.Name == ref {
 				return c, err
 			}
 		}
@@ -330,7 +331,11 @@ func (c *Container) removeLocked() error {
 	if err := c.removeCgroups(); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
-	c.state.releaseName(c.Name, c.ID)
+	name := c.Name
+	if fresh, err := c.state.load(c.ID); err == nil {
+		name = fresh.Name // it may have been renamed since we read it
+	}
+	c.state.releaseName(name, c.ID)
 	gone := c.Dir() + removingSuffix
 	if err := os.Rename(c.Dir(), gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)

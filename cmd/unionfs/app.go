@@ -39,8 +39,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
+			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(),
+			logsCommand(), execCommand(), topCommand(), containerCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
+			commitCommand(), exportCommand(), pushCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),
@@ -215,7 +218,9 @@ func ourFlags(app *cli.App, args []string) []string {
 }
 
 // runsCommand reports whether a verb takes a command with flags and an exit code of its own.
-func runsCommand(verb string) bool { return verb == "run" || verb == "try" }
+func runsCommand(verb string) bool {
+	return slices.Contains([]string{"run", "try", "create", "exec"}, verb)
+}
 
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
 

@@ -20,7 +20,7 @@ import (
 
 func benchCommand() *cli.Command {
 	commands := []*cli.Command{
-		benchDepthCommand(), benchCopyUpCommand(), benchMemoryCommand(), benchRunCommand(), benchPullCommand(), benchFullCommand(),
+		benchDepthCommand(), benchCopyUpCommand(), benchMemoryCommand(), benchRunCommand(), benchPullCommand(), benchFullCommand(), benchShowCommand(),
 	}
 	for _, command := range commands {
 		command.HideHelpCommand = true
@@ -47,7 +47,7 @@ Example:
 // benchOutputFlags say what becomes of a report.
 func benchOutputFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: table, json or csv", Value: "table"},
+		&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: table, markdown, json or csv", Value: "table"},
 		&cli.StringFlag{Name: "out", Usage: "also write the report to `DIR`, which is made: report.json and report.csv, a page to look at (index.html), and its plots as SVG files"},
 		&cli.StringFlag{Name: "compare", Usage: "say what changed since the report in `FILE`, a report.json"},
 		&cli.StringFlag{Name: "dir", Usage: "make branches and mounts in a directory in `DIR`; its file system is part of what is measured", DefaultText: "$TMPDIR or /tmp"},
@@ -180,17 +180,9 @@ func joinNumbers(numbers []int) string {
 
 // runBench measures until it is done or interrupted, and reports.
 func runBench(c *cli.Context, progress *bench.Progress, measure func(context.Context) (*bench.Report, error)) error {
-	switch c.String("format") {
-	case "table", "json", "csv":
-	default:
-		return usageError("unknown format %q; known are table, json and csv", c.String("format"))
-	}
-	var earlier *bench.Report
-	var err error
-	if name := c.String("compare"); name != "" { // before what takes minutes
-		if earlier, err = bench.ReadReport(name); err != nil {
-			return err
-		}
+	earlier, err := earlierReport(c) // before what takes minutes
+	if err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -204,11 +196,26 @@ func runBench(c *cli.Context, progress *bench.Progress, measure func(context.Con
 	return errors.Join(err, writeBench(c, report, earlier))
 }
 
+// earlierReport checks --format and reads what --compare names; nil if it names nothing.
+func earlierReport(c *cli.Context) (*bench.Report, error) {
+	switch format := c.String("format"); format {
+	case "table", "markdown", "json", "csv":
+	default:
+		return nil, usageError("unknown format %q; known are table, markdown, json and csv", format)
+	}
+	if name := c.String("compare"); name != "" {
+		return bench.ReadReport(name)
+	}
+	return nil, nil
+}
+
 func writeBench(c *cli.Context, report, earlier *bench.Report) error {
 	var err error
 	switch c.String("format") {
 	case "json":
 		err = report.WriteJSON(c.App.Writer)
+	case "markdown":
+		err = report.WriteMarkdown(c.App.Writer)
 	case "csv":
 		err = report.WriteCSV(c.App.Writer)
 	default:

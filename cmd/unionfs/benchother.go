@@ -143,6 +143,34 @@ Example:
 	}
 }
 
+func benchShowCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "show",
+		Usage:     "show a report that was made before",
+		ArgsUsage: "REPORT.json",
+		Description: `Prints a report, writes its page and plots again, or compares it with another, and measures nothing.
+
+Examples:
+   unionfs bench show report/report.json --format markdown
+   unionfs bench show new/report.json --compare old/report.json`,
+		Flags: benchOutputFlags(),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, 1, "REPORT.json"); err != nil {
+				return err
+			}
+			earlier, err := earlierReport(c)
+			if err != nil {
+				return err
+			}
+			report, err := bench.ReadReport(c.Args().First())
+			if err != nil {
+				return err
+			}
+			return writeBench(c, report, earlier)
+		},
+	}
+}
+
 func containerBench(c *cli.Context, set func(*bench.ContainerOptions) error,
 	measure func(context.Context, bench.ContainerOptions) (*bench.Report, error)) error {
 	if err := checkBench(c); err != nil {

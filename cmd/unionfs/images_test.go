@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"unionfs/internal/testimage"
+	"unionfs/layerstore"
+	"unionfs/runner"
 )
 
 // imageBench is a store of its own.
@@ -125,5 +130,118 @@ func TestPruneDfVerify(t *testing.T) {
 	}
 	if code, out, _ := b.try("verify"); code != 0 || out != "" {
 		t.Errorf("verify after the repair: %d %q", code, out)
+	}
+}
+
+// container makes a container of an image whose command did something, by its upper branch.
+func (b *imageBench) container(name, image string, files ...string) {
+	b.t.Helper()
+	state, err := runner.OpenState(b.root)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	store, err := layerstore.Open(b.root)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	i, err := store.Image(image)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	spec := &specs.Spec{
+		Process:     &specs.Process{Args: []string{"sh", "-c", "work"}, Cwd: "/"},
+		Root:        &specs.Root{},
+		Linux:       &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}},
+		Annotations: map[string]string{annotationImageID: string(i.ID()), runner.AnnotationImage: image},
+	}
+	c, err := state.Create(spec, runner.CreateOptions{Name: name})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, file := range files {
+		if err := os.WriteFile(filepath.Join(c.Upper(), file), []byte(file), 0o644); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func TestCommitExportDiff(t *testing.T) {
+	b := newImageBench(t)
+	b.importFiles("base:1", testimage.File{Name: "etc/motd", Content: []byte("hello\n")}, testimage.File{Name: "gone"})
+	b.container("work", "base:1", "new", ".wh.gone")
+
+	id := strings.TrimSpace(b.must("commit", "-m", "a message", "--change", `CMD ["ls"]`, "work", "made:1"))
+	if out := b.must("diff", "base:1", "made:1"); out != "D /gone\nA /new\n" {
+		t.Errorf("diff: %q", out)
+	}
+	out := b.must("inspect", "made:1")
+	for _, part := range []string{id, `"made:1"`, `"a message"`, `"ls"`} {
+		if !strings.Contains(out, part) {
+			t.Errorf("inspect lacks %s: %s", part, out)
+		}
+	}
+	if out := b.must("history", "made:1"); !strings.Contains(out, "sh -c work") {
+		t.Errorf("history: %q", out)
+	}
+
+	ofContainer, ofImage := b.must("export", "work"), b.must("export", "made:1")
+	for _, tar := range []string{ofContainer, ofImage} {
+		list := exec.Command("tar", "-tf", "-")
+		list.Stdin = strings.NewReader(tar)
+		names, err := list.CombinedOutput()
+		if err != nil || string(names) != "./\netc/\netc/motd\nnew\n" || !strings.Contains(tar, "hello\n") {
+			t.Errorf("export: %q, %v", names, err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "out.tar")
+	if out := b.must("export", "-o", file, "made:1"); out != "" {
+		t.Errorf("export -o: %q", out)
+	}
+	if written, err := os.ReadFile(file); err != nil || string(written) != ofImage {
+		t.Errorf("export -o wrote %d bytes, %v", len(written), err)
+	}
+	// A nameless image is kept, and listed.
+	nameless := strings.TrimSpace(b.must("commit", "work"))
+	if out := b.must("images"); nameless == id || !strings.Contains(out, "<none>") {
+		t.Errorf("images: %q", out)
+	}
+	// What a container was made from is not pruned, though it has no name any more.
+	b.importFiles("base:1", testimage.File{Name: "other"})
+	b.must("prune")
+	b.must("commit", "work", "made:2")
+
+	for _, wrong := range [][]string{
+		{"commit", "nowhere", "x"}, {"commit", "work", "host"}, {"commit", "work", "BAD NAME"}, {"commit", "--change", "RUN x", "work", "x"}, {"commit"},
+		{"export", "nowhere"}, {"export", "-o", "/nowhere/x", "made:1"}, {"diff", "base:1", "nowhere"},
+	} {
+		if code, _, errs := b.try(wrong...); code == 0 || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit code %d, %q", wrong, code, errs)
+		}
+	}
+}
+
+func TestPush(t *testing.T) {
+	registry := testimage.Registry(t)
+	b := newImageBench(t)
+	id := b.importFiles("mine:1", testimage.File{Name: "a", Content: []byte("hello")})
+	code, out, errs := b.try("push", "mine:1", registry+"/team/mine:1")
+	if code != 0 || !strings.Contains(out, ": Pushed\ndigest: sha256:") || !strings.Contains(errs, "compressed anew") {
+		t.Fatalf("push: %d %q %q", code, out, errs)
+	}
+	_, digest, _ := strings.Cut(strings.TrimSpace(out), "digest: ")
+	digest, _, _ = strings.Cut(digest, " ")
+	b.must("tag", "mine:1", registry+"/team/mine:1")
+	if out, again := b.must("push", "-q", registry+"/team/mine:1"), digest+"\n"; out != again {
+		t.Errorf("push again: %q, want %q", out, again)
+	}
+	if out := b.must("inspect", "mine:1"); !strings.Contains(out, registry+"/team/mine@"+digest) {
+		t.Errorf("inspect lacks the digest: %s", out)
+	}
+	other := newImageBench(t)
+	if out := other.must("pull", registry+"/team/mine@"+digest); strings.TrimSpace(out) != id {
+		t.Errorf("pulled %q, pushed %s", out, id)
+	}
+	if code, _, errs := b.try("push", "nowhere"); code != 1 || !strings.Contains(errs, "no such image") {
+		t.Errorf("push of nothing: %d %q", code, errs)
 	}
 }

@@ -229,7 +229,7 @@ func (i *isolation) apply(spec *specs.Spec) (err error) {
 		}
 	}
 	if i.stopSignal != "" {
-		spec.Annotations[annotationStopSignal] = i.stopSignal
+		spec.Annotations[runner.AnnotationStopSignal] = i.stopSignal
 	}
 	for _, kind := range i.sharedNamespaces {
 		runner.ShareHostNamespace(spec, kind)

@@ -33,9 +33,6 @@ type processRequest struct {
 	resources  *specs.LinuxResources // nil for no limits
 }
 
-// Annotations that the OCI image specification's conversion rules (conversion.md) name.
-const annotationStopSignal = "org.opencontainers.image.stopSignal"
-
 // newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
 // what the command line says.
 func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Store) (*specs.Spec, error) {
@@ -79,7 +76,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	maps.Copy(spec.Annotations, config.Labels)
 	maps.Copy(spec.Annotations, r.labels)
 	if config.StopSignal != "" {
-		spec.Annotations[annotationStopSignal] = config.StopSignal
+		spec.Annotations[runner.AnnotationStopSignal] = config.StopSignal
 	}
 
 	switch r.network {

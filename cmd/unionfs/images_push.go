@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"unionfs/layerstore"
+)
+
+func pushCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "push",
+		Usage:     "send an image to a registry",
+		ArgsUsage: "IMAGE [NAME[:TAG]]",
+		Description: `Uploads an image to the registry that its name says, or under another name. Layers that the registry has are not sent.
+What was pulled arrives with the same digest where the registry has the layers already; elsewhere they are compressed
+anew, which gives them, and so the image, other digests. The image's ID is the same everywhere.
+
+Examples:
+   unionfs push localhost:5000/team/app:1.2
+   unionfs push mine:1 registry.example/team/mine:1`,
+		Flags: []cli.Flag{insecureFlag(), quietFlag("the digest")},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, 2, "IMAGE [NAME[:TAG]]"); err != nil {
+				return err
+			}
+			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			o := layerstore.PushOptions{Insecure: c.Bool("insecure")}
+			if !c.Bool("quiet") {
+				o.Progress = func(l layerstore.PushedLayer) {
+					fmt.Fprintf(c.App.Writer, "%s: %s\n", shortID(string(l.Digest)), describePushed(l.State))
+				}
+			}
+			pushed, err := store.Push(c.Context, c.Args().Get(0), c.Args().Get(1), o)
+			if err != nil {
+				return err
+			}
+			if c.Bool("quiet") {
+				_, err = fmt.Fprintln(c.App.Writer, pushed.Digest)
+				return err
+			}
+			if !pushed.Same {
+				fmt.Fprintln(c.App.ErrWriter, "unionfs: layers were compressed anew, so the image's digest in the registry is a new one")
+			}
+			_, err = fmt.Fprintf(c.App.Writer, "digest: %s size: %d\n", pushed.Digest, pushed.Size)
+			return err
+		},
+	}
+}
+
+// describePushed is what Docker says.
+func describePushed(s layerstore.PushState) string {
+	switch s {
+	case layerstore.PushExists:
+		return "Layer already exists"
+	case layerstore.PushMounted:
+		return "Mounted from another repository"
+	case layerstore.PushForeign:
+		return "Skipped foreign layer"
+	}
+	return "Pushed"
+}
