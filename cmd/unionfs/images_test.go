@@ -245,3 +245,24 @@ func TestPush(t *testing.T) {
 		t.Errorf("push of nothing: %d %q", code, errs)
 	}
 }
+
+func TestLoginLogout(t *testing.T) {
+	registry := testimage.Registry(t) // wants no password, so any will do
+	b := newImageBench(t)
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	if out := b.must("login", "-u", "jo", "-p", "secret", registry); out != "Login Succeeded\n" {
+		t.Errorf("login: %q", out)
+	}
+	kept, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil || !strings.Contains(string(kept), registry) {
+		t.Errorf("config.json: %s, %v", kept, err)
+	}
+	b.must("logout", registry)
+	if code, _, errs := b.try("logout", registry); code != 0 || !strings.Contains(errs, "not logged in") {
+		t.Errorf("logout again: %d %q", code, errs)
+	}
+	if code, _, _ := b.try("login", "--password-stdin", registry); code != 2 {
+		t.Errorf("login --password-stdin without a user: %d", code)
+	}
+}
