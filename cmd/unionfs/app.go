@@ -41,7 +41,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
-			commitCommand(), exportCommand(), pushCommand(), loginCommand(), logoutCommand(),
+			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
 			versionCommand(), superviseCommand(),
 		},

@@ -241,6 +241,12 @@ func TestPush(t *testing.T) {
 	if out := other.must("pull", registry+"/team/mine@"+digest); strings.TrimSpace(out) != id {
 		t.Errorf("pulled %q, pushed %s", out, id)
 	}
+	if out := b.must("copy", registry+"/team/mine:1", registry+"/team/copy:1"); out != digest+"\n" {
+		t.Errorf("copy: %q, want %s", out, digest)
+	}
+	if code, _, errs := b.try("copy", "--platform", "x", registry+"/team/mine:1", registry+"/y"); code != 2 || !strings.Contains(errs, "no platform") {
+		t.Errorf("copy for a platform that can't be: %d %q", code, errs)
+	}
 	if code, _, errs := b.try("push", "nowhere"); code != 1 || !strings.Contains(errs, "no such image") {
 		t.Errorf("push of nothing: %d %q", code, errs)
 	}
