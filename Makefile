@@ -14,10 +14,13 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr busybox-static ca-certificates docker-registry gcc git libc6-dev mmdebstrap procps
+TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace
+
+# The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
+BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
-TEST_TIMEOUT ?= 10m
+TEST_TIMEOUT ?= 30m
 FUZZTIME     ?= 20s
 
 .PHONY: help
@@ -36,7 +39,7 @@ deps: ## Install the Debian packages that unionfs uses, if any is missing
 
 .PHONY: test-deps
 test-deps: ## Install the Debian packages that the tests use, if any is missing
-	@scripts/install-packages $(TEST_PACKAGES)
+	@scripts/install-packages $(TEST_PACKAGES) $(BENCH_PACKAGES)
 
 .PHONY: quickstart
 quickstart: deps build ## Try a command on a copy-on-write view of this machine, and see what it changed
@@ -46,6 +49,11 @@ quickstart: deps build ## Try a command on a copy-on-write view of this machine,
 test: test-deps lint build ## Check and test everything
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 	@echo "unionfs $(VERSION): everything is checked and every test passed."
+
+.PHONY: bench
+bench: build ## Measure unionfs beside its peers, and make a page of it: build/bench/index.html
+	@scripts/install-packages $(USER_PACKAGES) $(BENCH_PACKAGES)
+	$(BIN) bench full --out build/bench
 
 .PHONY: vet
 vet: ## Run go vet
@@ -70,8 +78,14 @@ fuzz: ## Run every fuzz test for FUZZTIME (20s) each
 	done
 
 .PHONY: install
-install: build ## Install to $(DESTDIR)$(PREFIX)/bin
+install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
+	@if [ -n "$(LINKS)" ]; then \
+	  install -d $(DESTDIR)/sbin; \
+	  ln -sf unionfs $(DESTDIR)$(PREFIX)/bin/fuse-overlayfs; \
+	  ln -sf $(PREFIX)/bin/unionfs $(DESTDIR)/sbin/mount.unionfs; \
+	  ln -sf $(PREFIX)/bin/unionfs $(DESTDIR)/sbin/mount.fuse.unionfs; \
+	fi
 
 .PHONY: clean
 clean: ## Remove what was built

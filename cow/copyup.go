@@ -51,7 +51,7 @@ func (u *Union) raise(n *Node) error {
 	src := n.dir.sources[0]
 	err = u.copyMetadata(src, u.upper.fresh, tmp)
 	if err == nil {
-		err = unix.Renameat(u.upper.fresh, tmp, to.dir, name)
+		err = u.appear(tmp, to)
 	}
 	if err != nil {
 		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
@@ -243,7 +243,7 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 			return err
 		}
 		defer to.done()
-		if err := unix.Renameat(u.upper.fresh, tmp, to.dir, name); err != nil {
+		if err := u.appear(tmp, to); err != nil {
 			return err
 		}
 		n.links[0].upper = true
@@ -262,18 +262,37 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 	return nil
 }
 
+// appear moves a finished copy into the upper branch. The directory that it comes into has the name already, for all that the
+// union shows, so its times stay; should that fail they are the only thing that is wrong.
+func (u *Union) appear(tmp string, to place) error {
+	var st unix.Stat_t
+	if err := statAt(to.dir, "", &st); err != nil {
+		return err
+	}
+	if err := unix.Renameat(u.upper.fresh, tmp, to.dir, to.name); err != nil {
+		return err
+	}
+	_ = unix.UtimesNanoAt(to.dir, ".", []unix.Timespec{st.Atim, st.Mtim}, 0)
+	return nil
+}
+
 // copyMetadata gives a new file of the upper branch the owner, mode, xattrs and times of a lower one.
 func (u *Union) copyMetadata(src source, dir int, name string) error {
 	var a Attr
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	owner := u.owners.copied(&a)
-	if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
+	owner, mode := u.owners.copied(&a), a.Mode&0o7777
+	if u.virtual(a.Mode) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
+		mode = virtualMode
+	} else if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(dir, name, a.Mode&0o7777, 0); err != nil {
+		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			return err
 		}
 	}
@@ -282,7 +301,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok {
+		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)

@@ -122,20 +122,23 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	}
 	f.owner = u.owners.created(f.owner)
 	group := f.owner.GID
-	var parent unix.Stat_t
-	if err := statAt(v.place.dir, "", &parent); err != nil {
+	var st unix.Stat_t
+	if err := statAt(v.place.dir, "", &st); err != nil {
+		return nil, err
+	}
+	var parent Attr
+	if err := u.fill(&parent, &st, v.place.dir, ""); err != nil {
 		return nil, err
 	}
 	if parent.Mode&unix.S_ISGID != 0 {
-		group = parent.Gid
+		group = parent.GID
 		if isDir {
 			f.mode |= unix.S_ISGID
 		}
 	}
-	var st unix.Stat_t
 	fd, err := u.makeAt(at, as, f, group, &st)
 	if err == nil && isDir && v.hasLower {
-		err = setxattrAt(at, as, u.upper.prefix+"opaque", []byte("y"), 0)
+		err = u.upper.markOpaque(at, as)
 	}
 	if err == nil && at != v.place.dir {
 		err = u.settle(as, &v, isDir)
@@ -149,7 +152,9 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 		}
 		return nil, err
 	}
-	a.fromStat(&st)
+	if err := u.fill(a, &st, v.place.dir, name); err != nil {
+		return nil, err
+	}
 	kind := st.Mode & unix.S_IFMT
 	n := u.obtain(foldIno(st.Ino, 0, 0), dir, func(*Node) bool { return false }, func(id uint64) *Node {
 		n := &Node{id: id, kind: kind, links: []link{{dir, name, true}}, inUpper: true}
@@ -174,6 +179,9 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.Stat_t) (fd int, err error) {
 	fd = -1
 	perm := f.mode & 0o777
+	if u.virtual(f.mode) {
+		perm = virtualMode
+	}
 	switch f.mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		fd, err = unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
@@ -195,6 +203,9 @@ func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.S
 	}
 	if err := stat(); err != nil {
 		return fd, err
+	}
+	if u.virtual(f.mode) {
+		return fd, writeOverride(dir, name, Owner{f.owner.UID, group}, f.mode)
 	}
 	changed := false
 	if st.Uid != f.owner.UID || st.Gid != group {

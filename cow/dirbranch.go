@@ -26,6 +26,14 @@ type DirOptions struct {
 	// UnmappedAs, if set, is shown as the owner of files whose owner has no ID in this process's user namespace
 	// (which stat reports as /proc/sys/kernel/overflowuid).
 	UnmappedAs *Owner
+
+	// Override takes owners and modes from the xattr in which podman's and buildah's storage keeps them on hosts that
+	// can't chown (user.containers.override_stat), where a file has it.
+	Override bool
+
+	// UIDMap and GIDMap say how a mount with an ID map shows the directory, so that the branch has the IDs that are on
+	// disk. (podman 4.3 gives fuse-overlayfs such mounts together with the same maps.)
+	UIDMap, GIDMap []IDMap
 }
 
 // Owner is a user and a group ID, as this process's user namespace numbers them.
@@ -135,15 +143,34 @@ func (d *hostDir) open() (int, *descriptor, error) {
 	if d.b.fds.acquire(d.fd) {
 		return d.fd.fd, d.fd, nil
 	}
-	fd, err := unix.Openat2(d.b.rootFD, d.path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openBeneath(d.b.rootFD, d.path)
 	if err != nil {
 		return -1, nil, err
 	}
 	d.fd = d.b.fds.add(fd, false)
 	return fd, d.fd, nil
+}
+
+// openBeneath opens a directory (O_PATH) by a path of any length from another one.
+func openBeneath(dir int, path string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	if len(path) < unix.PathMax {
+		return unix.Openat2(dir, path, &how)
+	}
+	// No component is longer than NAME_MAX, so there is a slash among so many bytes.
+	cut := strings.LastIndexByte(path[:unix.PathMax-1], '/')
+	if cut < 0 {
+		return -1, unix.ENAMETOOLONG
+	}
+	fd, err := unix.Openat2(dir, path[:cut], &how)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return openBeneath(fd, path[cut+1:])
 }
 
 func (d *hostDir) release(h *descriptor) {
@@ -295,6 +322,17 @@ func (d *hostDir) Stat(e Entry, a *Attr) error {
 	}
 	a.fromStat(&st)
 	a.Ino = d.b.ino(&st)
+	if id, ok := toDisk(d.b.opts.UIDMap, a.UID); ok {
+		a.UID = id
+	}
+	if id, ok := toDisk(d.b.opts.GIDMap, a.GID); ok {
+		a.GID = id
+	}
+	if d.b.opts.Override {
+		if err := readOverride(a, fd, e.Name); err != nil {
+			return err
+		}
+	}
 	if o := d.b.opts.UnmappedAs; o != nil {
 		if a.UID == overflowID {
 			a.UID = o.UID

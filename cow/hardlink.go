@@ -14,12 +14,12 @@ import (
 
 // nlinkXattr is how many names the union has for a file whose lower had several: work/index holds the file, and the upper
 // branch only those names through which it was changed.
-const nlinkXattr = ownPrefix + "nlink"
+const nlinkXattr = "nlink"
 
 // indexHardLink makes the copy findable for the file's other names, which stay in the lower branches. The caller holds n.mu.
 func (u *Union) indexHardLink(n *Node, tmp string, low *Attr) error {
 	count := strconv.FormatUint(uint64(low.Nlink-n.fewer), 10)
-	if err := setxattrAt(u.upper.fresh, tmp, nlinkXattr, []byte(count), 0); err != nil {
+	if err := setOwnXattr(u.upper.fresh, tmp, nlinkXattr, []byte(count)); err != nil {
 		if err == unix.EOPNOTSUPP || err == unix.EPERM {
 			return nil // the names come apart, as in an overlayfs without index
 		}
@@ -48,10 +48,12 @@ func (u *Union) fixNlink(n *Node, a *Attr) {
 	switch {
 	case n.indexed:
 		if p, err := u.at(n); err == nil {
-			v, err := getxattrAt(p.dir, p.name, nlinkXattr)
+			v, err := ownXattr(p.dir, p.name, nlinkXattr)
 			p.done()
 			if c, perr := strconv.ParseUint(string(v), 10, 32); err == nil && perr == nil {
 				a.Nlink = uint32(c)
+			} else if noXattr(err) {
+				a.Nlink-- // complete but for the name in the index, which is about to go
 			}
 		}
 	case n.isDir() && n.removed, n.removed && !n.inUpper:
@@ -75,7 +77,7 @@ func (u *Union) addNlink(n *Node, by int) error {
 		return err
 	}
 	defer p.done()
-	return setxattrAt(p.dir, p.name, nlinkXattr, []byte(strconv.Itoa(max(int(a.Nlink)+by, 0))), 0)
+	return setOwnXattr(p.dir, p.name, nlinkXattr, []byte(strconv.Itoa(max(int(a.Nlink)+by, 0))))
 }
 
 // finishHardLinks gives every copied-up file all the names that the union shows for it, and empties work/index. A union that was
@@ -99,7 +101,10 @@ func (u *Union) finishHardLinks() error {
 		if failed = statAt(u.upper.index, e.name, &st); failed != nil {
 			return false
 		}
-		v, err := getxattrAt(u.upper.index, e.name, nlinkXattr)
+		v, err := ownXattr(u.upper.index, e.name, nlinkXattr)
+		if noXattr(err) {
+			return true // all its names were made before, by a union that was killed before it had put the index away
+		}
 		if err != nil {
 			failed = err
 			return false
@@ -118,8 +123,11 @@ func (u *Union) finishHardLinks() error {
 		}
 	}
 	for _, id := range ids {
-		if err := removexattrAt(u.upper.index, idName(id), nlinkXattr); err != nil && !noXattr(err) {
-			return err
+		for _, p := range [...]string{ownPrefix, ownTrustedPrefix} {
+			err := removexattrAt(u.upper.index, idName(id), p+nlinkXattr)
+			if err != nil && !noXattr(err) && err != unix.EPERM {
+				return err
+			}
 		}
 		if err := unix.Unlinkat(u.upper.index, idName(id), 0); err != nil {
 			return err

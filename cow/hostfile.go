@@ -33,12 +33,17 @@ type dirent struct {
 	mode uint32 // S_IFMT bits; 0 if the file system doesn't say
 }
 
-// listAt calls yield for every name of a directory but "." and "..", until it returns false.
+// listAt calls yield for every name of a directory but "." and "..", until it returns false. The directory's access time stays
+// where this process may ask for that: it is listed for the union, not for whoever lists the union.
 func listAt(dir int, name string, yield func(dirent) bool) error {
 	if name == "" {
 		name = "."
 	}
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags|unix.O_NOATIME, 0)
+	if err == unix.EPERM {
+		fd, err = unix.Openat(dir, name, flags, 0)
+	}
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (w *tree) kernelShows(metacopy, after string) {
 // does random operations to it, and finds the same tree every time.
 func TestKernelOverlay(t *testing.T) {
 	rng := modeltest.NewRand(t)
-	for round := range 12 {
+	for round := range 8 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			w := newTree(t, 1+rng.IntN(3), modeltest.Layers{Rand: rng, Devices: true, NoHardLinks: true})
 			lower := snapshot(t, w.lower)

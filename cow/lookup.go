@@ -102,7 +102,9 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 	if err := statAt(p.dir, f.name, &st); err != nil {
 		return nil, err
 	}
-	a.fromStat(&st)
+	if err := u.fill(a, &st, p.dir, f.name); err != nil {
+		return nil, err
+	}
 	l := link{dir, f.name, true}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		d, id, err := u.upperDirectory(dir, f, p.dir, &st)
@@ -195,7 +197,7 @@ func (u *Union) upperID(dir int, name string, st *unix.Stat_t) (id uint64, meta 
 	}
 	for _, x := range attrs {
 		switch x {
-		case originXattr:
+		case ownPrefix + originXattr, ownTrustedPrefix + originXattr:
 			origin, err := originOf(dir, name)
 			if err != nil {
 				return 0, false, err
@@ -344,7 +346,9 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 			return nil, err
 		}
 		if indexed = err == nil; indexed {
-			a.fromStat(&st)
+			if err := u.fill(a, &st, u.upper.index, idName(id)); err != nil {
+				return nil, err
+			}
 			part = u.partialOf(st.Ino)
 		}
 	}
@@ -411,7 +415,9 @@ func (u *Union) getattr(n *Node, a *Attr) error {
 		if err := statAt(p.dir, p.name, &st); err != nil {
 			return err
 		}
-		a.fromStat(&st)
+		if err := u.fill(a, &st, p.dir, p.name); err != nil {
+			return err
+		}
 		if n.isDir() && len(n.dir.sources) > 0 {
 			a.Nlink = 1
 		}

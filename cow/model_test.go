@@ -31,7 +31,19 @@ type tree struct {
 	plain string
 	rng   *rand.Rand
 	fds   *Descriptors
+	host  host
 }
+
+// host is what the machine lets the union do.
+type host int
+
+const (
+	privileged host = iota
+	ordinary        // no trusted xattrs
+	noDevices       // nor devices: whiteouts are files beside the name
+	noMarks         // nor files that are called as those: whiteouts are marked by xattrs
+	hosts
+)
 
 // newTree makes random lower directories, with whiteouts and opaque directories among them, and the plain directory that is
 // their merge, made by the rules alone.
@@ -64,6 +76,11 @@ func (w *tree) open() {
 		w.t.Fatal(err)
 	}
 	w.u = u
+	if w.host >= ordinary {
+		u.upper.prefix = userPrefix
+	}
+	u.upper.noDevice.Store(w.host >= noDevices)
+	u.upper.noFile.Store(w.host >= noMarks)
 }
 
 func (w *tree) close() {
@@ -144,17 +161,17 @@ func (w *tree) dump() []string {
 				if a.Ino < 1<<inoBits && unix.Lstat(w.plain+p, &st) == nil && uint32(st.Nlink) != a.Nlink {
 					w.t.Fatalf("%s has %d links, not %d", p, a.Nlink, st.Nlink)
 				}
-				if first, ok := links[a.Ino]; ok {
-					line += " = " + first
-				} else {
-					links[a.Ino] = p
-				}
 			case unix.S_IFLNK:
 				target, err := w.u.Readlink(c)
 				if err != nil {
 					w.t.Fatalf("readlink %s: %v", p, err)
 				}
 				line += " -> " + target
+			}
+			if first, ok := links[a.Ino]; ok && e.Type != unix.S_IFDIR {
+				line += " = " + first
+			} else {
+				links[a.Ino] = p
 			}
 			out = append(out, line)
 			if e.Type == unix.S_IFDIR {
@@ -190,14 +207,14 @@ func (w *tree) dumpPlain() []string {
 				return err
 			}
 			line += fmt.Sprintf(" %d %x", len(b), checksum(b))
-			if first, ok := links[st.Ino]; ok {
-				line += " = " + first
-			} else {
-				links[st.Ino] = rel
-			}
 		case unix.S_IFLNK:
 			target, _ := os.Readlink(p)
 			line += " -> " + target
+		}
+		if first, ok := links[st.Ino]; ok && !d.IsDir() {
+			line += " = " + first
+		} else {
+			links[st.Ino] = rel
 		}
 		out = append(out, line)
 		return nil
@@ -355,6 +372,9 @@ func TestModel(t *testing.T) {
 	for round := range 30 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			w := newTree(t, 1+rng.IntN(4), modeltest.Layers{Rand: rng})
+			w.close()
+			w.host = host(round) % hosts
+			w.open()
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)
 			w.compare("opening")

@@ -17,9 +17,11 @@ const (
 	userPrefix    = "user.overlay."
 	fusePrefix    = "user.fuseoverlayfs."
 
-	// ownPrefix is for what only this program needs: the origin of a copied-up file.
-	ownPrefix   = "user.unionfs."
-	originXattr = ownPrefix + "origin"
+	// What only this program needs: the origin of a copied-up file. Symbolic links, devices and the like can't have
+	// user xattrs, so theirs are trusted ones, where this process may set those.
+	ownPrefix        = "user.unionfs."
+	ownTrustedPrefix = "trusted.unionfs."
+	originXattr      = "origin"
 )
 
 // opaquePrefixes is the order in which a directory's opaque mark is looked for.
@@ -83,10 +85,28 @@ func metadataOnly(dir int, file string) (is bool, redirect string, err error) {
 	return true, string(v), err
 }
 
+// ownXattr reads one of the attributes that are only this program's; ENODATA if the file has none.
+func ownXattr(dir int, file, name string) ([]byte, error) {
+	v, err := getxattrAt(dir, file, ownPrefix+name)
+	if noXattr(err) {
+		v, err = getxattrAt(dir, file, ownTrustedPrefix+name)
+	}
+	return v, err
+}
+
+// setOwnXattr sets one. The error is EPERM or EOPNOTSUPP if the file can't have it.
+func setOwnXattr(dir int, file, name string, value []byte) error {
+	err := setxattrAt(dir, file, ownPrefix+name, value, 0)
+	if err == unix.EPERM {
+		err = setxattrAt(dir, file, ownTrustedPrefix+name, value, 0)
+	}
+	return err
+}
+
 // privateXattr reports whether an attribute on disk belongs to the format and is not shown in the union.
 func privateXattr(name string) bool {
 	return strings.HasPrefix(name, trustedPrefix) || strings.HasPrefix(name, userPrefix) ||
-		strings.HasPrefix(name, fusePrefix) || strings.HasPrefix(name, ownPrefix)
+		strings.HasPrefix(name, fusePrefix) || strings.HasPrefix(name, ownPrefix) || strings.HasPrefix(name, ownTrustedPrefix)
 }
 
 // escapeXattr is the name on disk of a user's own attribute: overlay.X is kept as overlay.overlay.X, so that a union can

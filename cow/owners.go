@@ -20,6 +20,10 @@ type OwnerPolicy struct {
 	// allows.
 	SquashUID, SquashGID *uint32
 
+	// Xattr keeps owners and modes of the upper branch in an xattr, for hosts that can't chown; see virtual.go. Lower
+	// branches that have such xattrs need DirOptions.Override.
+	Xattr bool
+
 	// UIDs and GIDs are the only IDs that may be shown, on hosts where the kernel refuses writes to files of others; with
 	// no ranges, all.
 	UIDs, GIDs []IDRange
@@ -119,7 +123,7 @@ const noID = ^uint32(0)
 
 // lenient reports whether an owner that the host doesn't let us store is to be left out.
 func (p *OwnerPolicy) lenient() bool {
-	return p.UIDs != nil || p.SquashUID != nil || p.SquashGID != nil
+	return p.Xattr || p.UIDs != nil || p.SquashUID != nil || p.SquashGID != nil
 }
 
 func toShown(maps []IDMap, id uint32) (uint32, bool) {
@@ -159,6 +163,8 @@ const (
 	aclGroupTag = 0x08
 )
 
+func isACL(xattr string) bool { return xattr == aclAccessXattr || xattr == aclDefaultXattr }
+
 // shownXattr translates the value of an attribute from disk.
 func (p *OwnerPolicy) shownXattr(name string, value []byte) []byte {
 	value, _ = p.mapACL(name, value, func(maps []IDMap, other, id uint32) (uint32, error) {
@@ -185,7 +191,7 @@ func (p *OwnerPolicy) storedXattr(name string, value []byte) ([]byte, error) {
 }
 
 func (p *OwnerPolicy) mapACL(name string, value []byte, translate func(maps []IDMap, other, id uint32) (uint32, error)) ([]byte, error) {
-	if len(p.UIDMap)+len(p.GIDMap) == 0 || name != aclAccessXattr && name != aclDefaultXattr || len(value) < 4 {
+	if len(p.UIDMap)+len(p.GIDMap) == 0 || !isACL(name) || len(value) < 4 {
 		return value, nil
 	}
 	value = append([]byte(nil), value...)

@@ -1,11 +1,8 @@
 package cow
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -24,10 +21,6 @@ const (
 	partialBlock = 128 << 10 // bytes
 	partialMax   = 64        // files at once; each needs two descriptors
 )
-
-// partialMagic begins a record. After it, in little endian: the size of the lower file (8 bytes), how many bytes of it count
-// (8), its mtime in seconds and nanoseconds (8 each), the length of its path (4), the path, and a bit for each block.
-const partialMagic = "unionfs partial 1\n"
 
 // partial is a file of which not every block has been copied up.
 type partial struct {
@@ -374,51 +367,6 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 	return p, nil
 }
 
-// makeRecord writes and maps the record of a copy of which no block has been made.
-func (p *partial) makeRecord(path string, low *Attr) error {
-	b := p.u.upper
-	head := []byte(partialMagic)
-	head = binary.LittleEndian.AppendUint64(head, low.Size)
-	head = binary.LittleEndian.AppendUint64(head, uint64(p.size))
-	head = binary.LittleEndian.AppendUint64(head, uint64(low.Mtime.Sec))
-	head = binary.LittleEndian.AppendUint64(head, uint64(low.Mtime.Nsec))
-	head = binary.LittleEndian.AppendUint32(head, uint32(len(path)))
-	head = append(head, path...)
-	p.missing = p.blocks()
-	length := len(head) + (p.missing+7)/8
-	fd, err := unix.Openat(b.partial, partialName(p.ino, "map"), unix.O_CREAT|unix.O_TRUNC|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if _, err := pwriteAll(fd, append(head, make([]byte, length-len(head))...), 0); err != nil {
-		return err
-	}
-	if !p.u.volatile {
-		if err := unix.Fsync(fd); err != nil {
-			return err
-		}
-	}
-	return p.mapRecord(fd, length, len(head))
-}
-
-func (p *partial) mapRecord(fd, length, head int) (err error) {
-	if p.record, err = unix.Mmap(fd, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return err
-	}
-	p.bits = p.record[head:]
-	return nil
-}
-
-func syncDir(dir int) error {
-	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return unix.Fsync(fd)
-}
-
 // completeLater has a published copy completed in the background.
 func (u *Union) completeLater(p *partial) {
 	s := &u.partials
@@ -494,128 +442,4 @@ func (u *Union) dropPartial(p *partial) {
 	if unix.Fstat(p.fd, &st) == nil && st.Nlink <= 1 { // NUMBER.data
 		_ = p.end()
 	}
-}
-
-// recoverPartials completes what a killed union left.
-func (u *Union) recoverPartials() error {
-	b := u.upper
-	var names []string
-	if err := listAt(b.partial, "", func(e dirent) bool { names = append(names, e.name); return true }); err != nil {
-		return err
-	}
-	for _, name := range names {
-		number, isData := strings.CutSuffix(name, ".data")
-		if !isData {
-			continue
-		}
-		if err := u.recoverPartial(number); err != nil {
-			return fmt.Errorf("completing the copy-up that an earlier mount of %s began: %w", b.path, err)
-		}
-	}
-	for _, name := range names {
-		if err := unix.Unlinkat(b.partial, name, 0); err != nil && err != unix.ENOENT {
-			return err
-		}
-	}
-	return nil
-}
-
-func (u *Union) recoverPartial(number string) error {
-	b := u.upper
-	fd, err := unix.Openat(b.partial, number+".data", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	p := &partial{u: u, fd: fd, refs: 1}
-	defer func() { unix.Close(p.fd) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	p.ino = st.Ino
-	rec, err := unix.Openat(b.partial, number+".map", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
-		return nil // the copy was complete
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(rec)
-	if st.Nlink == 1 {
-		return nil // it never got a name in the upper branch, or has none any more
-	}
-	var size int64
-	if size, err = unix.Seek(rec, 0, unix.SEEK_END); err != nil || size > 1<<30 {
-		return errors.Join(err, unix.EFBIG)
-	}
-	raw := make([]byte, size)
-	if _, err := unix.Pread(rec, raw, 0); err != nil {
-		return err
-	}
-	path, low, head, err := parseRecord(raw, &p.size)
-	if err != nil {
-		return err
-	}
-	slash := strings.LastIndexByte(path, '/')
-	at, err := u.follow(nil, path[:slash+1], 0)
-	if err != nil {
-		return err
-	}
-	if err := u.loadLower(at); err != nil {
-		return err
-	}
-	l, ok, err := at.lookupLower(path[slash+1:])
-	if err != nil {
-		return err
-	}
-	var now Attr
-	if ok {
-		if err := l.dir.Stat(l.entry, &now); err != nil {
-			return err
-		}
-	}
-	if !ok || now.Size != low.Size || now.Mtime != low.Mtime {
-		return fmt.Errorf("%s is not what it was in the lower branches; mount the upper branch over the same lower branches as before", path)
-	}
-	if p.low, err = u.lowerData(&Node{low: l.source, lowIn: at}); err != nil {
-		return err
-	}
-	defer p.low.Release()
-	if err := p.mapRecord(rec, len(raw), head); err != nil {
-		return err
-	}
-	defer unix.Munmap(p.record)
-	err = p.keepingTimes(func() error {
-		for block := range p.blocks() {
-			if err := p.fetch(block); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return errors.Join(err, unix.Fdatasync(fd))
-}
-
-// parseRecord reads the beginning of a record; head is its length.
-func parseRecord(raw []byte, counts *int64) (path string, low Attr, head int, err error) {
-	const fixed = len(partialMagic) + 4*8 + 4
-	bad := errors.New("its record is damaged")
-	if len(raw) < fixed || string(raw[:len(partialMagic)]) != partialMagic {
-		return "", low, 0, bad
-	}
-	number := func(i int) uint64 { return binary.LittleEndian.Uint64(raw[len(partialMagic)+8*i:]) }
-	low.Size = number(0)
-	low.Mtime = unix.Timespec{Sec: int64(number(2)), Nsec: int64(number(3))}
-	length := uint64(binary.LittleEndian.Uint32(raw[fixed-4:]))
-	if number(1) > low.Size || low.Size > math.MaxInt64 || length > uint64(len(raw)-fixed) {
-		return "", low, 0, bad
-	}
-	*counts = int64(number(1))
-	head = fixed + int(length)
-	path = string(raw[fixed:head])
-	blocks := (number(1) + partialBlock - 1) / partialBlock
-	if !strings.HasPrefix(path, "/") || uint64(len(raw)-head) != (blocks+7)/8 {
-		return "", low, 0, bad
-	}
-	return path, low, head, nil
 }

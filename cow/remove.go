@@ -67,7 +67,7 @@ func (u *Union) remove(dir *Node, name string, wantDir bool) error {
 		return err
 	}
 	if f.hasLower {
-		dir.dir.put(upperName{name: name, whiteout: true, byFile: u.upper.noDevice.Load()})
+		dir.dir.put(upperName{name: name, whiteout: true, byFile: u.upper.whiteoutsByFile()})
 	} else {
 		dir.dir.remove(name)
 	}
@@ -145,10 +145,26 @@ func (u *Union) replaceByWhiteout(p place, atomically, plainly, clean func() err
 		}
 		u.upper.noDevice.Store(true)
 	}
-	if err := u.upper.whiteout(p.dir, p.name); err != nil {
+	if u.upper.noFile.Load() {
+		return u.thenWhiteout(p, plainly)
+	}
+	err := u.upper.whiteout(p.dir, p.name)
+	if err == unix.EEXIST && u.upper.noFile.Load() {
+		return u.thenWhiteout(p, plainly) // found out just now
+	}
+	if err != nil {
 		return err
 	}
 	return plainly()
+}
+
+// thenWhiteout is for marks that take the name's own place and can't be made in the same step. Better that for a moment what is
+// below shows again than that nothing is left.
+func (u *Union) thenWhiteout(p place, plainly func() error) error {
+	if err := plainly(); err != nil {
+		return err
+	}
+	return u.upper.xattrWhiteout(p.dir, p.name)
 }
 
 // others reports whether a file is reachable in the upper branch by something else than the name that is being removed. The

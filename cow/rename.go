@@ -173,7 +173,7 @@ func (u *Union) settleDirectory(n *Node, at place, hidesLower bool) error {
 	if !hidesLower {
 		return nil
 	}
-	return setxattrAt(at.dir, at.name, u.upper.prefix+"opaque", []byte("y"), 0)
+	return u.upper.markOpaque(at.dir, at.name)
 }
 
 func (u *Union) exchange(m *move) error {
@@ -219,8 +219,10 @@ func (u *Union) replace(m *move) error {
 	byFile := m.newFound.whiteout != nil && m.newFound.whiteout.byFile
 	var err error
 	switch {
-	case t != nil && t.isDir() && m.newFound.upper != nil, m.n.isDir() && m.newFound.whiteout != nil && !byFile:
-		err = u.swapOut(m)
+	case t != nil && t.isDir() && m.newFound.upper != nil:
+		err = u.replaceDirectory(m)
+	case m.n.isDir() && m.newFound.whiteout != nil && !byFile:
+		err = u.swapWhiteout(m)
 	default:
 		if t != nil && m.newFound.upper != nil && !t.others(m.newName, &m.newFound) {
 			// The rename takes the file's last name away; it stays, for those who hold it, under this one.
@@ -245,7 +247,7 @@ func (u *Union) replace(m *move) error {
 		}
 	}
 	if m.oldFound.hasLower {
-		m.from.dir.put(upperName{name: m.oldName, whiteout: true, byFile: u.upper.noDevice.Load()})
+		m.from.dir.put(upperName{name: m.oldName, whiteout: true, byFile: u.upper.whiteoutsByFile()})
 	} else {
 		m.from.dir.remove(m.oldName)
 	}
@@ -270,29 +272,71 @@ func (u *Union) moveAway(p place, dir int, name string, whiteout bool) error {
 	}, plainly, nil)
 }
 
-// swapOut is a rename onto an empty directory, which may still have whiteouts in it, or of a directory onto a whiteout: the two
-// names change places, in one step, and what is then at the old one is put away.
-func (u *Union) swapOut(m *move) error {
-	if m.target != nil && len(m.target.dir.sources) > 0 {
-		// For the moment that it stands at the old name it must not show what it hid at the new one.
-		if err := setxattrAt(m.newAt.dir, m.newName, u.upper.prefix+"opaque", []byte("y"), 0); err != nil {
+// swapWhiteout is a rename of a directory onto a whiteout device, which a directory can't replace: the two change places.
+func (u *Union) swapWhiteout(m *move) error {
+	if u.upper.noFile.Load() {
+		if err := u.upper.allowXattrWhiteouts(m.oldAt.dir); err != nil {
 			return err
 		}
 	}
 	if err := unix.Renameat2(m.oldAt.dir, m.oldName, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	if m.target == nil {
-		if m.oldFound.hasLower {
-			return nil // the whiteout is where it is needed
-		}
-		return unix.Unlinkat(m.oldAt.dir, m.oldName, 0)
+	if m.oldFound.hasLower {
+		return nil // the whiteout is where it is needed
 	}
-	if err := u.moveAway(m.oldAt, u.upper.park, idName(m.target.id), m.oldFound.hasLower); err != nil {
+	return unix.Unlinkat(m.oldAt.dir, m.oldName, 0)
+}
+
+// replaceDirectory is a rename onto an empty directory, which may still have whiteouts in it and be held by somebody. It is put
+// away first and another, really empty one takes its place, as the kernel's overlayfs does it (fs/overlayfs/dir.c,
+// ovl_clear_empty): so every step either shows nothing or is the rename.
+func (u *Union) replaceDirectory(m *move) error {
+	tmp := u.upper.name()
+	if err := unix.Mkdirat(u.upper.fresh, tmp, 0o700); err != nil {
+		return err
+	}
+	err := u.likeDirectory(m.newAt, tmp)
+	if err == nil && (m.newFound.hasLower || len(m.target.dir.sources) > 0) {
+		// Not by a file: the directory has to be empty.
+		err = setxattrAt(u.upper.fresh, tmp, u.upper.prefix+"opaque", []byte("y"), 0)
+	}
+	if err == nil {
+		err = unix.Renameat2(u.upper.fresh, tmp, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE)
+	}
+	if err != nil {
+		unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
+		if err == unix.EOPNOTSUPP {
+			err = unix.EXDEV // mv(1) then copies
+		}
+		return err
+	}
+	if err := u.moveAway(m.oldAt, m.newAt.dir, m.newName, m.oldFound.hasLower); err != nil {
+		if unix.Renameat2(u.upper.fresh, tmp, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE) == nil {
+			unix.Unlinkat(u.upper.fresh, tmp, unix.AT_REMOVEDIR)
+		}
+		return err
+	}
+	if err := unix.Renameat(u.upper.fresh, tmp, u.upper.park, idName(m.target.id)); err != nil {
 		return err
 	}
 	m.target.parked = true
 	return nil
+}
+
+// likeDirectory gives a new directory in new/ the attributes of one in the upper branch.
+func (u *Union) likeDirectory(like place, tmp string) error {
+	var st unix.Stat_t
+	if err := statAt(like.dir, like.name, &st); err != nil {
+		return err
+	}
+	if err := u.chown(u.upper.fresh, tmp, st.Uid, st.Gid); err != nil {
+		return err
+	}
+	if err := unix.Fchmodat(u.upper.fresh, tmp, st.Mode&0o7777, 0); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(u.upper.fresh, tmp, []unix.Timespec{st.Atim, st.Mtim}, 0)
 }
 
 // relink records that a node has another name. The caller holds tree exclusively.

@@ -35,36 +35,54 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	keep := int64(wholeSize)
 	if s.Valid&SetSize != 0 {
-		if n.isDir() {
-			return unix.EISDIR
+		if err := u.truncate(n, s.Size); err != nil {
+			return err
 		}
-		if !n.regular() || s.Size > math.MaxInt64 {
-			return unix.EINVAL
-		}
-		keep = int64(s.Size)
 	}
 	if same, err := u.sameTimes(n, s, a); same || err != nil {
 		return err
 	}
-	if !n.isDir() {
-		if err := u.copyUp(n, keep); err != nil {
-			return err
+	err := u.change(n, func(p place) error {
+		if n.part != nil {
+			n.part.mu.Lock() // it puts times back
+			defer n.part.mu.Unlock()
 		}
+		return u.setattrAt(n, p, s)
+	})
+	if err != nil {
+		return err
 	}
-	if s.Valid&SetSize != 0 {
-		f, err := u.open(n, true)
-		if err != nil {
-			return err
-		}
-		if f.part != nil {
-			err = f.part.truncate(int64(s.Size))
-		} else {
-			err = unix.Ftruncate(f.FD, int64(s.Size))
-		}
-		f.Release()
-		if err != nil {
+	return u.Getattr(n, a)
+}
+
+// truncate sets the size of a regular file. Only as much is copied up as stays.
+func (u *Union) truncate(n *Node, size uint64) error {
+	if n.isDir() {
+		return unix.EISDIR
+	}
+	if !n.regular() || size > math.MaxInt64 {
+		return unix.EINVAL
+	}
+	if err := u.copyUp(n, int64(size)); err != nil {
+		return err
+	}
+	f, err := u.open(n, true)
+	if err != nil {
+		return err
+	}
+	defer f.Release()
+	if f.part != nil {
+		return f.part.truncate(int64(size))
+	}
+	return unix.Ftruncate(f.FD, int64(size))
+}
+
+// change does something to the metadata of a node where the upper branch has it, after having copied it up. do is called with
+// tree and n.mu held.
+func (u *Union) change(n *Node, do func(place) error) error {
+	if !n.isDir() {
+		if err := u.copyUp(n, wholeSize); err != nil {
 			return err
 		}
 	}
@@ -77,25 +95,12 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.inUpper {
-		return unix.ENOENT
-	}
 	p, err := u.at(n)
 	if err != nil {
 		return err
 	}
 	defer p.done()
-	if n.part != nil {
-		n.part.mu.Lock() // it puts times back
-		err = u.setattrAt(n, p, s)
-		n.part.mu.Unlock()
-	} else {
-		err = u.setattrAt(n, p, s)
-	}
-	if err != nil {
-		return err
-	}
-	return u.getattr(n, a)
+	return do(p)
 }
 
 // sameTimes reports whether all that is asked of a file that only lower branches have is to give it the times that it has, and then
@@ -118,6 +123,12 @@ func (u *Union) sameTimes(n *Node, s *SetAttr, a *Attr) (bool, error) {
 }
 
 func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
+	if u.virtual(n.kind) {
+		var err error
+		if s, err = u.setVirtual(n, p, s); err != nil {
+			return err
+		}
+	}
 	if s.Valid&(SetUID|SetGID) != 0 {
 		uid, gid, err := u.owners.chowned(s)
 		if err != nil {
@@ -167,16 +178,13 @@ func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
 	return nil
 }
 
-// killPriv is what file_remove_privs does (fs/inode.c): setuid goes, and setgid if the group may execute.
+// killPriv clears setuid and setgid as a write by another than the owner does.
 func killPriv(p place) error {
 	var st unix.Stat_t
 	if err := statAt(p.dir, p.name, &st); err != nil {
 		return err
 	}
-	mode := st.Mode & 0o7777 &^ unix.S_ISUID
-	if mode&unix.S_IXGRP != 0 {
-		mode &^= unix.S_ISGID
-	}
+	mode := withoutPriv(st.Mode & 0o7777)
 	if mode == st.Mode&0o7777 {
 		return nil
 	}

@@ -24,6 +24,7 @@ type upperBranch struct {
 	prefix             string // of the overlay xattrs that are written
 	count              atomic.Uint64
 	noDevice           atomic.Bool // the host refuses whiteout devices: write .wh. files
+	noFile             atomic.Bool // and those as well, as another union does: mark empty files by xattrs
 	noClone            atomic.Bool // the file system can't share blocks between files
 	whiteoutMade       atomic.Bool // new/whiteout is a whiteout device, to be linked
 
@@ -164,16 +165,73 @@ func (b *upperBranch) whiteout(dir int, name string) error {
 		}
 		b.noDevice.Store(true)
 	}
-	fd, err := unix.Openat(dir, whiteoutPrefix+name, unix.O_CREAT|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if !b.noFile.Load() {
+		err := makeEmpty(dir, whiteoutPrefix+name)
+		if err != unix.EINVAL && err != unix.EPERM {
+			return err
+		}
+		b.noFile.Store(true)
+	}
+	return b.xattrWhiteout(dir, name)
+}
+
+// xattrWhiteout is the kernel's mark for branches that are themselves in an overlay: an empty file, and a note at its directory
+// that such marks may be in it.
+func (b *upperBranch) xattrWhiteout(dir int, name string) error {
+	if err := b.allowXattrWhiteouts(dir); err != nil {
+		return err
+	}
+	tmp := b.name()
+	if err := makeEmpty(b.fresh, tmp); err != nil {
+		return err
+	}
+	err := setxattrAt(b.fresh, tmp, b.prefix+"whiteout", []byte("y"), 0)
+	if err == nil {
+		err = unix.Renameat2(b.fresh, tmp, dir, name, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		unix.Unlinkat(b.fresh, tmp, 0)
+	}
+	return err
+}
+
+// allowXattrWhiteouts makes the note.
+func (b *upperBranch) allowXattrWhiteouts(dir int) error {
+	opaque, may, err := markedOpaque(dir, "")
+	if err != nil || opaque || may {
+		return err
+	}
+	return setxattrAt(dir, "", b.prefix+"opaque", []byte("x"), 0)
+}
+
+func makeEmpty(dir int, name string) error {
+	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
 	}
 	return unix.Close(fd)
 }
 
+// whiteoutsByFile reports whether whiteouts are made as .wh. files now.
+func (b *upperBranch) whiteoutsByFile() bool { return b.noDevice.Load() && !b.noFile.Load() }
+
+// markOpaque makes a directory hide what lower branches have in it: by an xattr, or where there are none by a file in it.
+func (b *upperBranch) markOpaque(dir int, name string) error {
+	err := setxattrAt(dir, name, b.prefix+"opaque", []byte("y"), 0)
+	if err != unix.EOPNOTSUPP {
+		return err
+	}
+	fd, err := openDirAt(dir, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return makeEmpty(fd, opaqueName)
+}
+
 // originOf reads which lower file an upper file was copied up from; 0 if none is recorded.
 func originOf(dir int, name string) (uint64, error) {
-	v, err := getxattrAt(dir, name, originXattr)
+	v, err := ownXattr(dir, name, originXattr)
 	if noXattr(err) {
 		return 0, nil
 	}
@@ -190,7 +248,7 @@ func originOf(dir int, name string) (uint64, error) {
 // setOrigin records it. File systems without user xattrs, and files that can't have any, do without: the number then
 // changes when the server is started again.
 func setOrigin(dir int, name string, id uint64) error {
-	err := setxattrAt(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)), 0)
+	err := setOwnXattr(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)))
 	if err == unix.EOPNOTSUPP || err == unix.EPERM || err == unix.ENOSPC {
 		return nil
 	}

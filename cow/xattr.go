@@ -20,7 +20,7 @@ func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
 		return u.describe(n)
 	}
 	disk := escapeXattr(name)
-	if disk == name && privateXattr(name) {
+	if disk == name && u.private(name) {
 		return nil, unix.ENODATA
 	}
 	if n.inUpper {
@@ -71,8 +71,9 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 	}
 	shown := names[:0]
 	for _, x := range names {
-		if x, ok := unescapeXattr(x); ok {
-			shown = append(shown, x)
+		// By its name on disk: a user's own attribute may be called what the format's are.
+		if own, ok := unescapeXattr(x); ok && (own != x || !u.private(x)) {
+			shown = append(shown, own)
 		}
 	}
 	return shown, nil
@@ -101,56 +102,64 @@ func (u *Union) changeXattr(n *Node, name string, change func(p place, disk stri
 		return unix.EROFS
 	}
 	disk := escapeXattr(name)
-	if disk == name && privateXattr(name) || name == BranchXattr {
+	if disk == name && u.private(name) || name == BranchXattr {
 		return unix.EPERM
 	}
-	if !n.isDir() {
-		if err := u.copyUp(n, wholeSize); err != nil {
-			return err
-		}
+	if u.owners.Xattr && isACL(name) {
+		return unix.EOPNOTSUPP // it would be in the mode of the inode
 	}
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	if n.isDir() && !n.isRemoved() {
-		if err := u.raise(n); err != nil {
-			return err
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p, err := u.at(n)
-	if err != nil {
-		return err
-	}
-	defer p.done()
-	return change(p, disk)
+	return u.change(n, func(p place) error { return change(p, disk) })
 }
 
-// describe says where a file comes from. The caller holds tree and n.mu.
+// describe says where a file comes from, and what it hides. The caller holds tree and n.mu.
 func (u *Union) describe(n *Node) ([]byte, error) {
 	var from []string
 	if n.inUpper {
 		from = append(from, u.upper.path)
 	}
-	if n.isDir() {
+	switch {
+	case n == u.root:
+		for _, s := range n.dir.sources {
+			from = append(from, u.lowers[s.branch].Describe())
+		}
+	case n.isDir():
 		for _, s := range n.dir.sources {
 			from = append(from, s.dir.Describe(s.entry))
 		}
-	} else if n.low.dir != nil {
+	case len(n.links) > 0:
+		lower, err := providers(n.links[0])
+		if err != nil {
+			return nil, err
+		}
+		from = append(from, lower...)
+	}
+	if len(from) == 0 && n.low.dir != nil {
 		from = append(from, n.low.dir.Describe(n.low.entry))
 	}
-	// A file that is the upper branch's own hides what the lower ones have under the same name.
-	if !n.isDir() && n.low.dir == nil && len(n.links) > 0 && n.links[0].upper {
-		l := n.links[0]
-		// Where its directory is being changed, half an answer is better than a lock out of order.
-		if l.parent.mu.TryRLock() {
-			if l.parent.dir.loaded {
-				if low, ok, err := l.parent.dir.lookupLower(l.name); err == nil && ok {
-					from = append(from, low.dir.Describe(low.entry))
-				}
-			}
-			l.parent.mu.RUnlock()
-		}
-	}
 	return []byte(strings.Join(from, "\n")), nil
+}
+
+// providers says which lower branches have a name, from the top down to where it is deleted.
+func providers(l link) ([]string, error) {
+	// The lock of a directory comes before those of what is in it. Where it is being changed, less of an answer is better than
+	// that order broken.
+	if !l.parent.mu.TryRLock() {
+		return nil, nil
+	}
+	defer l.parent.mu.RUnlock()
+	var from []string
+	for _, s := range l.parent.dir.sources {
+		e, err := s.dir.Lookup(l.name)
+		if err == unix.ENOENT {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if e.Whiteout {
+			break
+		}
+		from = append(from, s.dir.Describe(e))
+	}
+	return from, nil
 }

@@ -115,7 +115,7 @@ fuse-overlayfs: there is no TARGET, the directory to mount on; see fuse-overlayf
 fuse-overlayfs: there is nothing to mount; name the branches with -o lowerdir=DIR[:DIR]...[,upperdir=DIR,workdir=DIR]; see fuse-overlayfs --help
 fuse-overlayfs: mounting on HOME/l/none: there is no such directory; make it first
 fuse-overlayfs: the target is inside the branch .; take a directory outside of it
-fuse-overlayfs: mount option "uidmapping=1:2": want INSIDE:OUTSIDE:SIZE[:INSIDE:OUTSIDE:SIZE]...; see fuse-overlayfs --help
+fuse-overlayfs: mount option "uidmapping=1:2": want INSIDE:OUTSIDE:SIZE, once or several times; see fuse-overlayfs --help
 0
 `
 		if got = strings.ReplaceAll(got, c.home, "HOME"); got != want {
@@ -247,6 +247,75 @@ c 33:0
 a 0:44
 b 1:44
 c 5:44
+`
+	if got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestDropInVirtualOwners keeps owners and modes in xattrs, where inodes are the server's, and finds them again.
+func TestDropInVirtualOwners(t *testing.T) {
+	c := newCaller(t, "root")
+	c.linkNames(t)
+	got := c.script(t, `
+		PATH=$PWD/bin:$PATH
+		mkdir lower upper work merged lower/dir; echo x > lower/a; echo x > lower/dir/b; echo x > lower/plain
+		setfattr -n user.containers.override_stat -v 12:34:104751 lower/a
+		setfattr -n user.containers.override_stat -v 5:6:2750 lower/dir
+		setfattr -n user.containers.override_stat -v nonsense lower/plain
+		again() {
+			fuse-overlayfs -o lowerdir=lower,upperdir=upper,workdir=work,xattr_permissions=2 merged
+			(cd merged; stat -c '%n %u:%g %a' a dir plain "$@"; getfattr -d a)
+		}
+		end() { fusermount3 -u merged; flock work/lock true; }
+		again
+		cd merged
+		chown 7:8 plain; chmod 4711 plain
+		mkdir dir/sub; touch dir/sub/new
+		setpriv --reuid 12 --regid 34 --clear-groups sh -c 'echo owned by 12 >> a'
+		setpriv --reuid 99 --regid 99 --clear-groups cat dir/b 2>&1 || true
+		cp -p plain copy; ln copy link; chown -h 3:4 link; ln -s x symbolic; chown -h 3:4 symbolic
+		cd ..
+		end
+		echo == on disk
+		(cd upper; stat -c '%n %u:%g %a' *; getfattr -n user.containers.override_stat * dir/sub dir/sub/new 2> /dev/null | grep .)
+		echo == again
+		again copy link symbolic dir/sub dir/sub/new
+		end`)
+	want := `a 12:34 4751
+dir 5:6 2750
+plain 0:0 644
+cat: dir/b: Permission denied
+== on disk
+a 0:0 755
+copy 0:0 755
+dir 0:0 755
+link 0:0 755
+plain 0:0 755
+symbolic 3:4 777
+# file: a
+user.containers.override_stat="12:34:751"
+# file: copy
+user.containers.override_stat="3:4:711"
+# file: dir
+user.containers.override_stat="5:6:2750"
+# file: link
+user.containers.override_stat="3:4:711"
+# file: plain
+user.containers.override_stat="7:8:4711"
+# file: dir/sub
+user.containers.override_stat="0:6:2755"
+# file: dir/sub/new
+user.containers.override_stat="0:6:644"
+== again
+a 12:34 751
+dir 5:6 2750
+plain 7:8 4711
+copy 3:4 711
+link 3:4 711
+symbolic 3:4 777
+dir/sub 0:6 2755
+dir/sub/new 0:6 644
 `
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)

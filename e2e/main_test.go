@@ -84,6 +84,7 @@ func newCaller(t *testing.T, kind string) *caller {
 	if err := errors.Join(os.Chmod(home, 0o755), os.Chown(home, k.uid, k.uid)); err != nil {
 		t.Fatal(err)
 	}
+	c.writeEtc(t)
 	t.Cleanup(func() {
 		c.checkNothingLeft(t)
 		os.RemoveAll(home)
@@ -152,7 +153,6 @@ exec setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"`
 // command is a command line of the caller's, with their environment and in their home.
 func (c *caller) command(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	c.writeEtc(t)
 	script := []string{"--mount", "--propagation", "private", "sh", "-c", asCaller, "sh", c.home, fmt.Sprint(c.uid), name}
 	command := exec.Command("unshare", append(script, args...)...)
 	command.Dir = c.home
@@ -256,6 +256,9 @@ func (c *caller) script(t *testing.T, text string, args ...string) string {
 // eachKind runs the test as every kind of caller.
 func eachKind(t *testing.T, test func(t *testing.T, c *caller)) {
 	for kind := range kinds {
-		t.Run(kind, func(t *testing.T) { test(t, newCaller(t, kind)) })
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			test(t, newCaller(t, kind))
+		})
 	}
 }

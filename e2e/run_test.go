@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -95,24 +94,17 @@ func TestRunSignals(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
 		importBusybox(t, c)
 		command := c.command(t, shared.unionfs, "run", "--name", "sleeper", "bb:1", "sh", "-c", "trap 'echo got it; exit 5' TERM; echo ready; while :; do sleep 0.1; done")
-		var out bytes.Buffer
-		command.Stdout = &out
 		stdout, err := os.Create(filepath.Join(c.home, "out"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer stdout.Close()
 		command.Stdout = stdout
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
+		start(t, c, command)
 		waitFor(t, func() bool {
 			content, _ := os.ReadFile(stdout.Name())
 			return string(content) == "ready\n"
 		})
-		if got := c.must(t, "ps", "--format", "json"); !strings.Contains(got, `"State":"running"`) {
-			t.Errorf("ps: %q", got)
-		}
 		if r := c.try(t, "rm", "sleeper"); r.code != 1 || !strings.Contains(r.stderr, "--force") {
 			t.Errorf("rm of a running container: %+v", r)
 		}
@@ -127,10 +119,7 @@ func TestRunSignals(t *testing.T) {
 
 		// Killed, it takes the container with it.
 		command = c.command(t, shared.unionfs, "run", "--rm", "bb:1", "sleep", "1000")
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waitFor(t, func() bool { return strings.Contains(c.must(t, "ps", "--format", "json"), `"State":"running"`) })
+		start(t, c, command)
 		command.Process.Kill()
 		command.Wait()
 		waitFor(t, func() bool { return len(c.processes()) == 0 })
@@ -140,16 +129,34 @@ func TestRunSignals(t *testing.T) {
 
 		// A running container is removed only by force.
 		command = c.command(t, shared.unionfs, "run", "--name", "victim", "bb:1", "sleep", "1000")
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waitFor(t, func() bool { return strings.Contains(c.must(t, "ps", "--format", "json"), `"State":"running"`) })
+		start(t, c, command)
 		c.must(t, "rm", "-f", "victim")
 		command.Wait()
 		if code := command.ProcessState.ExitCode(); code != 137 {
 			t.Errorf("exit code %d, want 137", code)
 		}
 	})
+}
+
+// start starts a "run" and waits until "ps" says that its container runs.
+func start(t *testing.T, c *caller, command *exec.Cmd) {
+	t.Helper()
+	said, err := os.CreateTemp(c.home, "stderr-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	command.Stderr = said
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			text, _ := os.ReadFile(said.Name())
+			t.Logf("%q said: %s", command.Args, text)
+		}
+	})
+	waitFor(t, func() bool { return strings.Contains(c.must(t, "ps", "--format", "json"), `"State":"running"`) })
 }
 
 // waitFor waits until the condition holds, for at most twenty seconds.
@@ -165,7 +172,8 @@ func waitFor(t *testing.T, condition func() bool) {
 // TestHelp shows that every command says what it does, with an example.
 func TestHelp(t *testing.T) {
 	c := newCaller(t, "root")
-	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version"} {
+	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version",
+		"create", "start", "stop", "restart", "kill", "wait", "rename", "logs", "exec", "top", "inspect", "container"} {
 		out := c.must(t, verb, "--help")
 		for _, part := range []string{"USAGE:", "DESCRIPTION:", "Example", "unionfs " + verb} {
 			if !strings.Contains(out, part) {

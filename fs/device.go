@@ -55,6 +55,10 @@ func fuseOptions(o *Options) []string {
 	if o.AllowOther {
 		opts = append(opts, "allow_other")
 	}
+	if o.Context != "" {
+		// The quotation marks are for the commas that a context may have (selinux_sb_eat_lsm_opts).
+		opts = append(opts, `context="`+o.Context+`"`)
+	}
 	return opts
 }
 

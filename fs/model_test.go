@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,12 +32,22 @@ type stack struct {
 
 func newStack(t *testing.T, rng *rand.Rand, layers int, subtrees ...string) *stack {
 	t.Helper()
+	return fillStack(t, modeltest.Layers{Rand: rng}, layers, subtrees...)
+}
+
+// newStackWithoutLinks has no hard links in its layers, which come apart where the upper branch can't have xattrs.
+func newStackWithoutLinks(t *testing.T, rng *rand.Rand, layers int) *stack {
+	t.Helper()
+	return fillStack(t, modeltest.Layers{Rand: rng, NoHardLinks: true}, layers)
+}
+
+func fillStack(t *testing.T, fill modeltest.Layers, layers int, subtrees ...string) *stack {
+	t.Helper()
 	base := publicDir(t)
 	s := &stack{upper: base + "/upper", work: base + "/work", mnt: base + "/mnt", plain: base + "/plain"}
 	for _, d := range []string{s.upper, s.work, s.mnt, s.plain} {
 		mkdir(t, d)
 	}
-	fill := modeltest.Layers{Rand: rng}
 	for i := range layers {
 		dir := fmt.Sprintf("%s/lower%d", base, i)
 		mkdir(t, dir)
@@ -104,6 +115,14 @@ func (s *stack) unmount(t *testing.T) {
 	s.server = nil
 	if err := s.union.Close(); err != nil {
 		t.Errorf("closing the union: %v", err)
+	}
+}
+
+// copyTree copies what is in a directory with all its attributes.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput(); err != nil {
+		t.Fatalf("copying %s: %v: %s", from, err, out)
 	}
 }
 
@@ -246,5 +265,72 @@ func init() {
 			}
 			return nil
 		})
+	}
+}
+
+// TestChaos has several processes do random operations to the same tree at the same time. Nobody can say what is left then, but
+// it must be left: the mount, the next one and the upper branch by itself show the same. All but times, that is: where two
+// processes write and truncate in the same tick of its clock, the kernel keeps to itself when the file was modified.
+func TestChaos(t *testing.T) {
+	rng := modeltest.NewRand(t)
+	s := newStackWithoutLinks(t, rng, 3)
+	s.volatile = true
+	s.mount(t)
+	const processes = 4
+	done := make(chan error, processes)
+	for range processes {
+		cmd := roleCommand(t, "chaos", s.mnt, strconv.FormatUint(rng.Uint64(), 10))
+		go func() {
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w\n%s", err, out)
+			}
+			done <- err
+		}()
+	}
+	for range processes {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	dump := func() []string {
+		got, err := modeltest.Dump(s.mnt, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	want := dump()
+	for _, readOnly := range []bool{false, true} {
+		s.unmount(t)
+		s.readOnly = readOnly
+		s.mount(t)
+		if got := dump(); !slices.Equal(got, want) {
+			t.Fatalf("The next mount (by itself: %v) has, the first not:\n%s\nthe first has, it not:\n%s",
+				readOnly, modeltest.Missing(got, want), modeltest.Missing(want, got))
+		}
+	}
+}
+
+func init() {
+	roles["chaos"] = func(args []string) error {
+		seed, err := strconv.ParseUint(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		rng := modeltest.Rand(seed)
+		p := modeltest.NewPlayer(args[0])
+		defer p.Close()
+		for range 1500 {
+			op := modeltest.Random(rng)
+			switch _, err := p.Do(op); err {
+			case unix.EIO, unix.ESTALE, unix.EUCLEAN, unix.ENOTCONN:
+				return fmt.Errorf("%s: %w", op.What, err)
+			}
+		}
+		return nil
 	}
 }

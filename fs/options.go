@@ -35,6 +35,9 @@ type Options struct {
 	// The generic mount options of mount(8). fusermount3 sets NoSuid and NoDev for ordinary users in any case.
 	NoSuid, NoDev, NoExec, NoAtime bool
 
+	// Context is the SELinux context that all files of the mount get. Only kernels with SELinux take one.
+	Context string
+
 	// EntryTimeout and AttrTimeout are how long the kernel may keep names (those that are not there too) and
 	// attributes. 0 is for ever, which is right as long as nobody else changes the branches; below 0 is not at all.
 	// If AttrTimeout is not 0 a changed mtime also makes the kernel drop the data it has kept.

@@ -109,7 +109,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestSignalsReachCommand(t *testing.T) {
-	const script = `for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH; do trap "echo $s" $s; done
+	const script = `for s in HUP INT QUIT TERM USR1 USR2 ALRM WINCH; do trap "echo $s; touch /tmp/$s" $s; done
 		trap 'echo end; exit 7' PWR; touch /tmp/ready; while :; do sleep 0.01; done`
 	inEveryWorld(t, func(t *testing.T, w *ward) {
 		b := w.start(w.shell(script))
@@ -118,7 +118,10 @@ func TestSignalsReachCommand(t *testing.T) {
 			want += strings.TrimPrefix(unix.SignalName(s), "SIG") + "\n"
 			must(t, b.cmd.Process.Signal(s))
 			// Signals that come together are told apart by nobody: one after the other.
-			time.Sleep(50 * time.Millisecond)
+			eventually(t, "the command got "+unix.SignalName(s), func() bool {
+				_, err := os.Stat(filepath.Join(w.root, "tmp", strings.TrimPrefix(unix.SignalName(s), "SIG")))
+				return err == nil
+			})
 		}
 		must(t, b.cmd.Process.Signal(unix.SIGPWR))
 		if code := b.wait(); code != 7 {

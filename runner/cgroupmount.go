@@ -26,7 +26,7 @@ func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
 		return r.attach(mnt, m.Destination, true)
 	}
 	if unified {
-		mnt, err := newFileSystem("cgroup2", o.set)
+		mnt, err := newFileSystem("cgroup2", o.set, "source=cgroup")
 		if err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
 	if err != nil {
 		return err
 	}
-	mnt, err := newFileSystem("tmpfs", o.set&^unix.MOUNT_ATTR_RDONLY, "mode=755", "size=64k")
+	mnt, err := newFileSystem("tmpfs", o.set&^unix.MOUNT_ATTR_RDONLY, "mode=755", "size=64k", "source=cgroup")
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
 
 func mountHierarchy(dir int, controllers string, attributes uint64) error {
 	name := strings.TrimPrefix(controllers, "name=")
-	mnt, err := newFileSystem("cgroup", attributes, strings.Split(controllers, ",")...)
+	mnt, err := newFileSystem("cgroup", attributes, append(strings.Split(controllers, ","), "source=cgroup")...)
 	if err != nil {
 		return err
 	}

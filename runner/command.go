@@ -22,6 +22,9 @@ func (p *containerInit) startCommand(r *rootfs) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := p.addGroups(r.root, who); err != nil {
+		return 0, err
+	}
 	if err := p.checkMapped(r, who); err != nil {
 		return 0, err
 	}
@@ -114,8 +117,8 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 	return pid, err
 }
 
-// restrict gives up, on the calling thread, what the command must not have. A seccomp filter's place is at its end, where
-// no_new_privs is set, and before it where it is not.
+// restrict gives up, on the calling thread, what the command must not have. The seccomp filter comes last: what is left to
+// do under it is to fork, change the user, and execute.
 func (p *containerInit) restrict(masks capabilityMasks) (int, error) {
 	// A new one without a name: the caller's keys, and those of other containers, must not be found.
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EDQUOT) {
@@ -128,6 +131,9 @@ func (p *containerInit) restrict(masks capabilityMasks) (int, error) {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return 0, fmt.Errorf("setting no_new_privs: %w", err)
 		}
+	}
+	if p.cfg.Seccomp != nil {
+		return 0, p.cfg.Seccomp.install()
 	}
 	return 0, nil
 }
@@ -246,6 +252,20 @@ func enterDirectory(root int, dir string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	return enterChecked(fd)
+}
+
+// enterExisting is enterDirectory for a directory that must be there.
+func enterExisting(root int, dir string) error {
+	fd, err := openInRoot(root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return enterChecked(fd)
+}
+
+func enterChecked(fd int) error {
 	if err := unix.Fchdir(fd); err != nil {
 		return err
 	}

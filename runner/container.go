@@ -17,6 +17,7 @@ const (
 	AnnotationName       = "io.unionfs.name"        // the container's name
 	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
 	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
+	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
 	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
 )
 
@@ -86,6 +87,9 @@ type Status struct {
 
 	// Error says in one line why the command did not start, or that the supervisor died.
 	Error string `json:"error,omitempty"`
+
+	// OutOfMemory says that the kernel killed a process of the container because of its memory limit.
+	OutOfMemory bool `json:"oomKilled,omitempty"`
 
 	// Placeholders are the paths, within the root, of the empty files and directories that had to be made as mount
 	// points because the root lacked them. They are in the upper branch but are no change that the command made.

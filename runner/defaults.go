@@ -106,6 +106,9 @@ func checkSpec(spec *specs.Spec) error {
 			return fmt.Errorf("mounting %q at %s: give an absolute path", m.Source, m.Destination)
 		}
 	}
+	if _, err := limitsOf(spec.Linux.Resources, false); err != nil {
+		return err
+	}
 	if _, err := capabilityMask(spec.Process.Capabilities); err != nil {
 		return err
 	}

@@ -112,27 +112,17 @@ func (r *rootfs) addDevices(devices []specs.LinuxDevice) error {
 // openTerminal makes the command's terminal out of the container's own devpts, whose root pts is open on: the master, the
 // slave by descriptor from the master and not by its name, and /dev/console, which is the slave (CVE-2025-52565).
 func (r *rootfs) openTerminal(pts int) error {
-	fd, err := unix.Openat(pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening a terminal: %w", err)
+	var err error
+	if r.master, r.slave, err = newTerminal(pts); err != nil {
+		return err
 	}
-	r.master = os.NewFile(uintptr(fd), "terminal")
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return fmt.Errorf("unlocking the terminal: %w", err)
-	}
-	// TIOCGPTPEER takes the flags by value.
-	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		return fmt.Errorf("opening the terminal's other side: %w", errno)
-	}
-	r.slave = os.NewFile(slave, "terminal")
 	if size := r.cfg.Spec.Process.ConsoleSize; size != nil {
 		ws := unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
-		if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &ws); err != nil {
+		if err := unix.IoctlSetWinsize(int(r.master.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
 			return fmt.Errorf("setting the terminal's size: %w", err)
 		}
 	}
-	mnt, err := cloneTree(int(slave), "", false)
+	mnt, err := cloneTree(int(r.slave.Fd()), "", false)
 	if err != nil {
 		return fmt.Errorf("making /dev/console: %w", err)
 	}
@@ -141,4 +131,24 @@ func (r *rootfs) openTerminal(pts int) error {
 		return fmt.Errorf("making /dev/console: %w", err)
 	}
 	return nil
+}
+
+// newTerminal opens a new terminal of the devpts whose root pts is open on.
+func newTerminal(pts int) (master, slave *os.File, err error) {
+	fd, err := unix.Openat(pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening a terminal: %w", err)
+	}
+	master = os.NewFile(uintptr(fd), "terminal")
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		master.Close()
+		return nil, nil, fmt.Errorf("unlocking the terminal: %w", err)
+	}
+	// TIOCGPTPEER takes the flags by value.
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		master.Close()
+		return nil, nil, fmt.Errorf("opening the terminal's other side: %w", errno)
+	}
+	return master, os.NewFile(peer, "terminal"), nil
 }

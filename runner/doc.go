@@ -33,5 +33,6 @@
 //		c, err := st.Get(id)
 //		err = runner.Supervise(ctx, c, runner.Hooks{MountRoot: mountUnionAt})
 //
-// What is kept on disk is described in docs/runner.md.
+// [Container.Start] runs it in the background instead, with its output in a log ([Container.Logs]); [Container.Exec] runs
+// another command in it. What is kept on disk is described in docs/runner.md.
 package runner

@@ -12,8 +12,8 @@ import (
 
 // writeEtcFiles writes hosts, hostname and resolv.conf to the container's directory and mounts them over the root's own,
 // as Docker does: what names the host resolves by is the container's business, not the image's. A target that the
-// specification mounts already is left alone.
-func (c *Container) writeEtcFiles() error {
+// specification mounts already is left alone. more are further lines for hosts.
+func (c *Container) writeEtcFiles(more []string) error {
 	host := c.Spec.Hostname
 	if host == "" {
 		if name, err := os.Hostname(); err == nil {
@@ -27,6 +27,9 @@ func (c *Container) writeEtcFiles() error {
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	if host != "" && host != "localhost" {
 		hosts += fmt.Sprintf("127.0.1.1\t%s\n", strings.TrimSpace(host+" "+c.Spec.Domainname))
+	}
+	for _, line := range more {
+		hosts += line + "\n"
 	}
 	files := []struct{ name, content string }{
 		{"hosts", hosts},

@@ -82,7 +82,7 @@ func (r *rootfs) hide() error {
 			continue
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR && empty < 0 {
-			empty, err = newFileSystem("tmpfs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "size=4k", "nr_inodes=1", "mode=555")
+			empty, err = newFileSystem("tmpfs", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "size=4k", "nr_inodes=1", "mode=555", "source=masked")
 			if err != nil {
 				unix.Close(target)
 				return fmt.Errorf("masking %s: %w", p, err)

@@ -25,6 +25,7 @@ type containerInit struct {
 	ready   chan struct{}  // closed when the terminal is set up
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
+	others  *otherCommands
 }
 
 // runInit is the whole life of P2; it returns its exit code, which P1 uses only if P2 could not send its own word.
@@ -35,7 +36,7 @@ func runInit() int {
 		return exitOurs
 	}
 	setCommandName("unionfs-init")
-	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64)}
+	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
 	command, err := p.setUp()
@@ -53,10 +54,14 @@ func (p *containerInit) followSupervisor() {
 	var once sync.Once
 	for {
 		m, fds, err := p.wire.recv()
-		closeAll(fds)
 		if err != nil {
 			unix.Exit(exitUnknown)
 		}
+		if m.Kind == msgExec {
+			go p.exec(m, fds)
+			continue
+		}
+		closeAll(fds)
 		switch m.Kind {
 		case msgSignal:
 			select {
@@ -111,6 +116,8 @@ func (p *containerInit) setUp() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	p.others.uids, p.others.gids = r.uids, r.gids
+	close(p.others.running)
 	return pid, p.wire.send(message{Kind: msgStarted, Paths: r.made})
 }
 
@@ -201,6 +208,8 @@ func (p *containerInit) reap(command int) int {
 			return exitUnknown // ECHILD can't be while the command is not reaped
 		case pid == command:
 			return exitCode(syscall.WaitStatus(ws))
+		default:
+			p.others.reaped(pid, syscall.WaitStatus(ws))
 		}
 	}
 }

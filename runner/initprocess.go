@@ -35,6 +35,9 @@ type initConfig struct {
 	// Fixed says that the user namespace has one ID only, which the container already runs as, so that no other can
 	// be taken on; and that setgroups is denied.
 	Fixed bool `json:"fixed,omitempty"`
+
+	// Seccomp is the compiled filter; Spec then has no profile.
+	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 }
 
 // initProcess is P1's view of P2.
@@ -64,6 +67,9 @@ func (p *initProcess) prepare(c *Container) (err error) {
 		return err
 	}
 	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
+	if err := cfg.compileSeccomp(); err != nil {
+		return err
+	}
 	attr, err := cfg.attributes()
 	if err != nil {
 		return err
@@ -199,6 +205,14 @@ func (p *initProcess) start() error {
 func (p *initProcess) wait() syscall.WaitStatus {
 	_ = p.cmd.Wait()
 	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+}
+
+// abandon ends P2, if it runs, before it has done anything.
+func (p *initProcess) abandon() {
+	if p.cmd.Process != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
 }
 
 func (p *initProcess) pid() int { return p.cmd.Process.Pid }

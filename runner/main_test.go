@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,13 @@ import (
 //
 //	runner.test test-world   WORLD REQUEST    enter the world of an ordinary user, then as test-run
 //	runner.test test-run     REQUEST          create a container and run it in the foreground
+//	runner.test test-start   REQUEST          create a container, run it in the background, print its ID
+//	runner.test test-again   ROOT ID DIR      run a container again in the background
+//	runner.test test-other   ROOT ID OPTIONS  run another command in a container
+//	runner.test test-stop    ROOT ID GRACE    stop a container
+//	runner.test test-wait    ROOT ID          wait for a container, exit with its code
 //	runner.test test-remove  ROOT ID          remove a container
+//	runner.test test-probe   NAME…            try system calls, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
 //	runner.test test-exec    COMMAND…         execute a command
 //	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
@@ -45,6 +52,12 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-run":       runRequest,
 		"test-supervise": superviseOn,
 		"test-remove":    removeContainer,
+		"test-start":     startRequest,
+		"test-again":     startAgain,
+		"test-other":     runOther,
+		"test-stop":      stopContainer,
+		"test-wait":      waitContainer,
+		"test-probe":     runProbes,
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},
@@ -78,6 +91,75 @@ func runRequest(args []string) (int, error) {
 		Supervisor:  []string{"test-supervise", r.State, c.ID, r.Root},
 		Interactive: r.Interactive,
 	})
+}
+
+func startRequest(args []string) (int, error) {
+	var r request
+	if err := json.Unmarshal([]byte(args[0]), &r); err != nil {
+		return exitOurs, err
+	}
+	st, err := OpenState(r.State)
+	if err != nil {
+		return exitOurs, err
+	}
+	c, err := st.Create(r.Spec, r.Options)
+	if err != nil {
+		return exitOurs, err
+	}
+	fmt.Println(c.ID)
+	return c.Start(context.Background(), StartOptions{Supervisor: []string{"test-supervise", r.State, c.ID, r.Root}})
+}
+
+// lookUp finds the container that the first two of args name.
+func lookUp(args []string) (*Container, error) {
+	st, err := OpenState(args[0])
+	if err != nil {
+		return nil, err
+	}
+	return st.Get(args[1])
+}
+
+func startAgain(args []string) (int, error) {
+	c, err := lookUp(args)
+	if err != nil {
+		return exitOurs, err
+	}
+	return c.Start(context.Background(), StartOptions{Supervisor: append([]string{"test-supervise"}, args...)})
+}
+
+func runOther(args []string) (int, error) {
+	c, err := lookUp(args)
+	if err != nil {
+		return exitOurs, err
+	}
+	var o ExecOptions
+	if err := json.Unmarshal([]byte(args[2]), &o); err != nil {
+		return exitOurs, err
+	}
+	return c.Exec(context.Background(), o)
+}
+
+func stopContainer(args []string) (int, error) {
+	c, err := lookUp(args)
+	if err != nil {
+		return exitOurs, err
+	}
+	grace, err := time.ParseDuration(args[2])
+	if err != nil {
+		return exitOurs, err
+	}
+	if err := c.Stop(context.Background(), grace); err != nil {
+		return exitOurs, err
+	}
+	return 0, nil
+}
+
+func waitContainer(args []string) (int, error) {
+	c, err := lookUp(args)
+	if err != nil {
+		return exitOurs, err
+	}
+	return c.Wait(context.Background())
 }
 
 func superviseOn(args []string) (int, error) {

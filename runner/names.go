@@ -61,22 +61,44 @@ func (s *State) claimName(name, id string) (string, error) {
 }
 
 func (s *State) claim(name, id string) error {
+	f, err := s.claimLocked(name, id)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// claimLocked gives the name to the container and returns the name's file, locked until it is closed.
+func (s *State) claimLocked(name, id string) (*os.File, error) {
 	f, err := s.lockName(name, unix.O_CREAT|unix.O_RDWR)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer f.Close()
 	owner, err := io.ReadAll(io.LimitReader(f, 64))
+	if err == nil && s.hasName(string(owner), name) {
+		err = fmt.Errorf("%w: container %.12s is called %q: remove it, or take another name", ErrNameInUse, owner, name)
+	}
+	if err == nil {
+		_, err = f.WriteAt([]byte(id), 0)
+	}
 	if err != nil {
-		return err
+		f.Close()
+		return nil, err
 	}
-	if isID(string(owner)) {
-		if _, err := os.Lstat(filepath.Join(s.containersDir(), string(owner))); err == nil {
-			return fmt.Errorf("%w: container %.12s is called %q: remove it, or take another name", ErrNameInUse, owner, name)
-		}
+	return f, nil
+}
+
+// hasName reports whether there is a container id, or one that is being created, that has the name. One that was renamed
+// has let go of it, though its renaming may have been cut short.
+func (s *State) hasName(id, name string) bool {
+	if !isID(id) {
+		return false
 	}
-	_, err = f.WriteAt([]byte(id), 0)
-	return err
+	if _, err := os.Lstat(filepath.Join(s.containersDir(), id)); err != nil {
+		return false
+	}
+	c, err := s.load(id)
+	return err != nil || c.Name == name
 }
 
 // releaseName frees the name if it is the container's.

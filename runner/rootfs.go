@@ -134,9 +134,7 @@ func (r *rootfs) mount(m specs.Mount) error {
 		// The group tty, whom a user with one ID does not have.
 		data = without(data, "gid=5")
 	}
-	if m.Type == "tmpfs" || m.Type == "devpts" || m.Type == "mqueue" {
-		// These have no source.
-	} else if m.Source != "" {
+	if m.Source != "" {
 		data = append(data, "source="+m.Source)
 	}
 	mnt, err := newFileSystem(m.Type, o.set, data...)
@@ -257,7 +255,7 @@ func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
 			err = changeMount(mnt, o.set|unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, true)
 		}
 	} else {
-		mnt, err = newFileSystem(m.Type, o.set, o.data...)
+		mnt, err = newFileSystem(m.Type, o.set, append(o.data, "source="+m.Type)...)
 	}
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: the kernel allows it only where the %s outside is wholly visible; in an outer container, that must be run with its /proc and /sys unmasked", err, m.Type)

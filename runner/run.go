@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +38,17 @@ type RunOptions struct {
 // one line and the code is 127 (no such command), 126 (can't be executed) or 125 (anything else). Whatever happens to this
 // process, the container does not outlive it.
 func (c *Container) Run(ctx context.Context, o RunOptions) (int, error) {
+	o.fill()
+	r := &run{container: c, options: o, terminal: c.Spec.Process.Terminal}
+	code, err := r.run(ctx)
+	if err != nil && code == 0 {
+		code = exitOurs
+	}
+	return code, err
+}
+
+// fill puts this process's own streams in the place of those that are nil.
+func (o *RunOptions) fill() {
 	if o.Stdin == nil {
 		o.Stdin = os.Stdin
 	}
@@ -48,47 +58,33 @@ func (c *Container) Run(ctx context.Context, o RunOptions) (int, error) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
-	r := &run{container: c, options: o, terminal: c.Spec.Process.Terminal}
-	code, err := r.run(ctx)
-	if err != nil && code == 0 {
-		code = exitOurs
-	}
-	return code, err
 }
 
-// run is P0's side of one run of a container.
+// run is P0's side of one run of a container, or of another command in it.
 type run struct {
 	container *Container
 	options   RunOptions
 	terminal  bool
 	wire      *wire
-	relay     *relay // nil until the console arrives, and without terminal
+	relay     atomic.Pointer[relay] // nil until the console arrives, and without terminal
+
+	untilStarted bool // don't wait for the command's end
 }
 
 func (r *run) run(ctx context.Context) (int, error) {
-	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, forwardedSignals(r.terminal)...)
-	defer signal.Stop(signals)
-
+	signals, stopSignals := catchSignals()
+	defer stopSignals()
 	supervisor, err := r.start()
 	if err != nil {
 		return exitOurs, err
 	}
 	defer r.wire.shut()
-	go func() {
-		for s := range signals {
-			if s == unix.SIGWINCH && r.terminal {
-				r.relay.resize()
-				continue
-			}
-			_ = r.wire.send(message{Kind: msgSignal, Signal: int(s.(syscall.Signal))})
-		}
-	}()
+	go r.passOn(signals)
 	stop := context.AfterFunc(ctx, r.wire.shut) // the supervisor ends the container when its wire does
 	defer stop()
 
 	end, err := r.follow()
-	r.relay.finish()
+	r.relay.Load().finish()
 	werr := supervisor.Wait()
 	switch {
 	case err == nil && end.Error != "":
@@ -104,6 +100,28 @@ func (r *run) run(ctx context.Context) (int, error) {
 	}
 }
 
+// catchSignals takes the signals that are the command's business.
+func catchSignals() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 32)
+	for _, s := range forwardedSignals() {
+		if !signal.Ignored(s) { // nohup(1)
+			signal.Notify(signals, s)
+		}
+	}
+	return signals, func() { signal.Stop(signals) }
+}
+
+// passOn passes signals on to the command.
+func (r *run) passOn(signals <-chan os.Signal) {
+	for s := range signals {
+		if s == unix.SIGWINCH && r.terminal {
+			r.relay.Load().resize()
+			continue
+		}
+		_ = r.wire.send(message{Kind: msgSignal, Signal: int(s.(syscall.Signal))})
+	}
+}
+
 // start starts the supervisor, in a session of its own.
 func (r *run) start() (*exec.Cmd, error) {
 	w, theirs, err := newWire()
@@ -112,13 +130,7 @@ func (r *run) start() (*exec.Cmd, error) {
 	}
 	r.wire = w
 	defer theirs.Close()
-	// Descriptors that our caller left open must not come to the supervisor, the init, or the command.
-	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := exec.Command(selfExe, r.options.Supervisor...)
-	cmd.Args[0] = os.Args[0]
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Env = append(os.Environ(), supervisorFDVariable+"="+strconv.Itoa(3))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd := supervisorCommand(r.options.Supervisor, theirs, "")
 	// With a nil Stdin, os/exec opens /dev/null.
 	if r.options.Interactive && !r.terminal {
 		cmd.Stdin = r.options.Stdin
@@ -143,15 +155,15 @@ func (r *run) follow() (message, error) {
 			return m, err
 		}
 		switch {
-		case m.Kind == msgConsole && len(fds) == 1 && r.relay == nil:
+		case m.Kind == msgConsole && len(fds) == 1 && r.relay.Load() == nil:
 			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options)
 			if err != nil {
 				r.wire.shut()
 				return m, err
 			}
-			r.relay = relay
+			r.relay.Store(relay)
 			_ = r.wire.send(message{Kind: msgReady})
-		case m.Kind == msgExited:
+		case m.Kind == msgExited, m.Kind == msgStarted && r.untilStarted:
 			closeAll(fds)
 			return m, nil
 		default:
@@ -162,7 +174,7 @@ func (r *run) follow() (message, error) {
 
 // forwardedSignals are the signals that are the command's business rather than this process's. Job control stays with
 // the caller's shell, and the rest (SIGCHLD, SIGPIPE, SIGURG) are about this process.
-func forwardedSignals(terminal bool) []os.Signal {
+func forwardedSignals() []os.Signal {
 	return []os.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGWINCH,
 		unix.SIGIO, unix.SIGPWR,

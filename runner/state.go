@@ -74,6 +74,13 @@ type CreateOptions struct {
 	// KeepEtc leaves out the files /etc/hosts, /etc/hostname and /etc/resolv.conf that are otherwise written to the
 	// container's directory and bind-mounted over the root's own.
 	KeepEtc bool
+
+	// Hosts are further lines for /etc/hosts. With KeepEtc there is no file for them.
+	Hosts []string
+
+	// Groups are further groups of the command's user, names or numbers, looked up in the container's own /etc/group
+	// when it starts.
+	Groups []string
 }
 
 // Create makes the directory of a new container: its specification, state, lock, and empty upper, work and rootfs
@@ -94,6 +101,9 @@ func (s *State) Create(spec *specs.Spec, o CreateOptions) (*Container, error) {
 		if err := checkName(o.Name); err != nil {
 			return nil, fmt.Errorf("creating container: %w", err)
 		}
+	}
+	if o.KeepEtc && len(o.Hosts) > 0 {
+		return nil, errors.New("creating container: names can't be added to /etc/hosts where the root's own file is used")
 	}
 	c := &Container{ID: id, Spec: spec, state: s}
 	if err := os.Mkdir(c.Dir(), 0o700); err != nil {
@@ -146,6 +156,9 @@ func (c *Container) writeDescription(o CreateOptions) error {
 			spec.Annotations[key] = value
 		}
 	}
+	if len(o.Groups) > 0 {
+		spec.Annotations[AnnotationGroups] = strings.Join(o.Groups, ",")
+	}
 	if o.AutoRemove {
 		spec.Annotations[AnnotationAutoRemove] = "true"
 	}
@@ -154,7 +167,7 @@ func (c *Container) writeDescription(o CreateOptions) error {
 	}
 	spec.Root.Path = "rootfs"
 	if !o.KeepEtc {
-		if err := c.writeEtcFiles(); err != nil {
+		if err := c.writeEtcFiles(o.Hosts); err != nil {
 			return err
 		}
 	}
@@ -177,7 +190,8 @@ func (s *State) Get(ref string) (*Container, error) {
 	}
 	if checkName(ref) == nil {
 		if id, err := s.nameOwner(ref); err == nil {
-			if c, err := s.load(id); !errors.Is(err, ErrNotFound) {
+			c, err := s.load(id)
+			if err != nil && !errors.Is(err, ErrNotFound) || err == nil && c.Name == ref {
 				return c, err
 			}
 		}
@@ -214,6 +228,7 @@ func (s *State) Get(ref string) (*Container, error) {
 
 // List returns all containers, the newest first. One that another process is creating or removing is left out.
 func (s *State) List() ([]*Container, error) {
+	s.removeStaleCgroups()
 	entries, err := os.ReadDir(s.containersDir())
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
@@ -313,7 +328,14 @@ func (s *State) sweep() {
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that
 // is cut short leaves nothing that looks like a container; such remains are swept by the next removal.
 func (c *Container) removeLocked() error {
-	c.state.releaseName(c.Name, c.ID)
+	if err := c.removeCgroups(); err != nil {
+		return fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
+	name := c.Name
+	if fresh, err := c.state.load(c.ID); err == nil {
+		name = fresh.Name // it may have been renamed since we read it
+	}
+	c.state.releaseName(name, c.ID)
 	gone := c.Dir() + removingSuffix
 	if err := os.Rename(c.Dir(), gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)

@@ -43,8 +43,9 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 		return err
 	}
 	end := s.supervise(ctx)
+	s.control.tell(end)
 	if s.caller != nil {
-		_ = s.caller.send(message{Kind: msgExited, Code: end.code, Error: errorText(end.err)})
+		_ = s.caller.send(end.message())
 		return nil
 	}
 	return end.err
@@ -56,12 +57,19 @@ type outcome struct {
 	err  error // why the command did not start, or could not be ended properly
 }
 
+func (o outcome) message() message {
+	return message{Kind: msgExited, Code: o.code, Error: errorText(o.err)}
+}
+
 // supervisor is one call of Supervise.
 type supervisor struct {
 	container *Container
 	hooks     Hooks
-	caller    *wire // to P0; nil if there is none
+	caller    *wire  // to P0; nil if there is none
+	mode      string // what this is started for, see supervisorModeVariable
 	status    *Status
+	streams   *streams // the command's, in the background; otherwise nil
+	control   *control // nil before it listens
 
 	// mu guards what signals need while the container comes up and goes.
 	mu       sync.Mutex
@@ -79,6 +87,8 @@ func (s *supervisor) connect() error {
 		return nil
 	}
 	os.Unsetenv(supervisorFDVariable)
+	s.mode = os.Getenv(supervisorModeVariable)
+	os.Unsetenv(supervisorModeVariable)
 	fd, err := strconv.Atoi(v)
 	if err != nil {
 		return fmt.Errorf("%s is %q, not a descriptor", supervisorFDVariable, v)
@@ -110,6 +120,10 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	}
 	stopSignals := s.followSignals(ctx)
 	defer stopSignals()
+	if s.control, err = s.listen(); err != nil {
+		return ours(fmt.Errorf("listening for other commands: %w", err))
+	}
+	defer s.control.leave()
 
 	end = s.runInit()
 	if err := s.record(end); err != nil && end.err == nil {
@@ -154,24 +168,45 @@ func (s *supervisor) runInit() (end outcome) {
 			}
 		}()
 	}
+	limits, err := newCgroups(s.container)
+	if err != nil {
+		return outcome{exitOurs, fmt.Errorf("starting container %s: %w", s.container.Name, err)}
+	}
+	defer func() {
+		s.status.OutOfMemory = limits.outOfMemory()
+		if err := limits.remove(); err != nil && end.err == nil {
+			end = outcome{exitOurs, err}
+		}
+	}()
 	p, err := newInitProcess(s.container)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
 	defer p.close()
+	if s.mode == modeBackground {
+		if s.streams, err = newStreams(s.container); err != nil {
+			return outcome{exitOurs, err}
+		}
+		defer s.streams.close()
+		if in := s.streams.command; in != nil {
+			p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in[0], in[1], in[2]
+		}
+	}
 	s.mu.Lock()
 	if s.aborted != 0 {
 		s.mu.Unlock()
 		return outcome{128 + int(s.aborted), fmt.Errorf("starting container %s: %s came first", s.container.Name, unix.SignalName(s.aborted))}
 	}
-	err = p.start()
+	err = limits.within(p.start)
 	if err == nil {
 		s.init = p
 	}
 	s.mu.Unlock()
 	if err != nil {
+		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
+	s.streams.started()
 	return s.wait(p)
 }
 
@@ -186,7 +221,11 @@ func (s *supervisor) wait(p *initProcess) outcome {
 		}
 		switch m.Kind {
 		case msgConsole:
-			if s.caller == nil {
+			if s.streams != nil && len(fds) == 1 {
+				s.streams.takeTerminal(os.NewFile(uintptr(fds[0]), "terminal"))
+				fds = nil
+			}
+			if s.caller == nil || s.mode == modeBackground {
 				_ = p.wire.send(message{Kind: msgReady})
 			} else if len(fds) == 1 {
 				_ = s.caller.send(m, fds...)
@@ -243,6 +282,8 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	// A word on a standard error that nobody reads any more must not kill us: with someone listening, Go doesn't.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	go func() {
 		for sig := range signals {
 			s.signal(sig.(syscall.Signal))
@@ -255,7 +296,7 @@ func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 				m, fds, err := s.caller.recv()
 				closeAll(fds)
 				if err != nil {
-					s.end()
+					s.callerGone()
 					return
 				}
 				switch m.Kind {
@@ -286,6 +327,16 @@ func (s *supervisor) signal(sig unix.Signal) {
 		if s.init != nil {
 			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
 		}
+	}
+}
+
+// callerGone ends the container, unless it runs in the background.
+func (s *supervisor) callerGone() {
+	s.mu.Lock()
+	stays := s.mode == modeBackground && s.started
+	s.mu.Unlock()
+	if !stays {
+		s.end()
 	}
 }
 

@@ -32,13 +32,19 @@ type person struct {
 // sit starts P0 for a request at a new terminal of 40 rows and 100 columns, as a shell would in the foreground.
 func (w *ward) sit(r *request) *person {
 	w.t.Helper()
+	return w.sitAt(w.cmd(r))
+}
+
+// sitAt starts a process at such a terminal.
+func (w *ward) sitAt(cmd *exec.Cmd) *person {
+	w.t.Helper()
 	master, name, err := console.NewPty()
 	must(w.t, err)
 	must(w.t, os.Chmod(name, 0o666)) // the world's user opens it again
 	must(w.t, master.Resize(console.WinSize{Height: 40, Width: 100}))
 	slave, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
 	must(w.t, err)
-	p := &person{t: w.t, master: master, slave: slave, cmd: w.cmd(r), done: make(chan struct{})}
+	p := &person{t: w.t, master: master, slave: slave, cmd: cmd, done: make(chan struct{})}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	if p.cmd.SysProcAttr == nil {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,6 +66,32 @@ func lookupUser(rootFD int, name string, given specs.User) (*account, error) {
 		a.AdditionalGids = append(a.AdditionalGids, uint32(g))
 	}
 	return a, nil
+}
+
+// addGroups makes the user a member of the groups that were asked for besides.
+func (p *containerInit) addGroups(rootFD int, who *account) error {
+	asked := p.cfg.Spec.Annotations[AnnotationGroups]
+	if asked == "" {
+		return nil
+	}
+	if p.cfg.Fixed {
+		return errors.New("groups can't be added: this container has the one ID of its user; subordinate IDs in /etc/subuid and /etc/subgid, and the package uidmap, give it others")
+	}
+	group, err := readAccounts(rootFD, "/etc/group")
+	if err != nil {
+		return err
+	}
+	gids, err := user.GetAdditionalGroups(strings.Split(asked, ","), strings.NewReader(group))
+	if err != nil {
+		return fmt.Errorf("looking up the groups %s in the container's /etc/group: %w", asked, err)
+	}
+	slices.Sort(gids)
+	for _, g := range gids {
+		if !slices.Contains(who.AdditionalGids, uint32(g)) {
+			who.AdditionalGids = append(who.AdditionalGids, uint32(g))
+		}
+	}
+	return nil
 }
 
 // readAccounts reads a file of a root directory that may be hostile: a link that leads out, a pipe, a device or an

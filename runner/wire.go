@@ -25,7 +25,20 @@ import (
 //	          started       Paths: placeholders made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
 //	          exited        Code: the command's end
+//
+// Any process of the same user may connect to the supervisor's socket (control.go) and say, as its first message,
+//
+//	→ P1      wait          to be told of the end
+//	P1 →      exited        Code, Error
+//	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
+//	P2 →      console       + the terminal's master
+//	→ P2      ready         the answer to console
+//	P2 →      started       with Exec.Detach the last
+//	→ P2      signal
+//	P2 →      exited        Code, Error: why it did not start
 const (
+	msgWait    = "wait"
+	msgExec    = "exec"
 	msgSignal  = "signal"
 	msgConsole = "console"
 	msgReady   = "ready"
@@ -35,11 +48,12 @@ const (
 )
 
 type message struct {
-	Kind   string   `json:"kind"`
-	Signal int      `json:"signal,omitempty"`
-	Code   int      `json:"code,omitempty"`
-	Error  string   `json:"error,omitempty"`
-	Paths  []string `json:"paths,omitempty"`
+	Kind   string       `json:"kind"`
+	Signal int          `json:"signal,omitempty"`
+	Code   int          `json:"code,omitempty"`
+	Error  string       `json:"error,omitempty"`
+	Paths  []string     `json:"paths,omitempty"`
+	Exec   *execRequest `json:"exec,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
@@ -132,6 +146,12 @@ func (w *wire) recv() (message, []int, error) {
 // that no goroutine can come to use another file's number.
 func (w *wire) shut() {
 	w.once.Do(func() { _ = unix.Shutdown(w.fd, unix.SHUT_RDWR) })
+}
+
+// close ends the stream and closes the descriptor. No other goroutine may be using the wire.
+func (w *wire) close() {
+	w.shut()
+	unix.Close(w.fd)
 }
 
 // closeAll closes descriptors that came with a message nobody wanted.

@@ -39,10 +39,13 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
+			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(),
+			logsCommand(), execCommand(), topCommand(), containerCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
+			benchCommand(),
 			versionCommand(), superviseCommand(),
 		},
 		HideHelpCommand:           true,
@@ -215,21 +218,38 @@ func ourFlags(app *cli.App, args []string) []string {
 }
 
 // runsCommand reports whether a verb takes a command with flags and an exit code of its own.
-func runsCommand(verb string) bool { return verb == "run" || verb == "try" }
+func runsCommand(verb string) bool {
+	return slices.Contains([]string{"run", "try", "create", "exec"}, verb)
+}
 
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
 
-// findCommand returns the verb of a command line and where it stands.
+// findCommand returns the verb of a command line, or that verb's own verb where it has some, and where it stands.
 func findCommand(app *cli.App, args []string) (int, *cli.Command) {
 	for i := 1; i < len(args); i++ {
 		if !isFlag(args[i]) {
-			return i, app.Command(args[i])
+			command := app.Command(args[i])
+			if command != nil && i+1 < len(args) {
+				if below := subcommand(command, args[i+1]); below != nil {
+					return i + 1, below
+				}
+			}
+			return i, command
 		}
 		if _, takesNext := spell(app.Flags, args[i]); takesNext {
 			i++
 		}
 	}
 	return 0, nil
+}
+
+func subcommand(command *cli.Command, name string) *cli.Command {
+	for _, below := range command.Subcommands {
+		if below.HasName(name) {
+			return below
+		}
+	}
+	return nil
 }
 
 // spell returns a flag with its first name in place of an alias, and whether its value is the next argument. What isn't a

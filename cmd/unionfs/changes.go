@@ -22,21 +22,30 @@ import (
 func diffCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "diff",
-		Usage:     "list what a container changed",
-		ArgsUsage: "CONTAINER | IMAGE IMAGE",
+		Usage:     "list what a container changed, or an upper branch",
+		ArgsUsage: "CONTAINER | IMAGE IMAGE | MOUNT | --lower DIR... UPPER",
 		Description: `Lists what the container's command has changed in its root so far: A for what it added, C for what it changed, D for
 what it deleted. A directory in which something changed is listed too. What is in a volume is not part of it.
 
-With two images, lists what the second one has other than the first.
+With two images, lists what the second one has other than the first. With the path of a mount (it has a slash: ./mnt),
+what has been changed in it. With --lower, what an upper branch that is not mounted changes in the branches below it.
 
 Examples:
    unionfs diff web
+   unionfs diff /mnt
+   unionfs diff --lower patched --lower original changes
    unionfs diff debian:12 debian:13
    unionfs diff --format json web`,
-		Flags: []cli.Flag{formatFlag()},
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "lower", Aliases: []string{"l"}, Usage: "a branch `DIR` below the upper one; may be given many times, the top one first"},
+			formatFlag(),
+		},
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, 2, "CONTAINER, or IMAGE IMAGE"); err != nil {
+			if err := arguments(c, 1, 2, "CONTAINER, IMAGE IMAGE, or the path of a mount or an upper branch"); err != nil {
 				return err
+			}
+			if c.NArg() == 1 && (c.IsSet("lower") || isDirectoryPath(c.Args().First())) {
+				return diffDirectory(c, c.Args().First())
 			}
 			if c.NArg() == 2 {
 				return diffImages(c)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,11 @@ func psCommand() *cli.Command {
 
 Examples:
    unionfs ps -a
+   unionfs ps -a --filter status=exited --filter label=job
    unionfs ps -a --format json`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those too that don't run"},
+			&cli.StringSliceFlag{Name: "filter", Usage: "list only those with `NAME=VALUE`: id, name, label, status, exited, ancestor"},
 			quietFlag("IDs"),
 			formatFlag(),
 		},
@@ -31,11 +34,15 @@ Examples:
 			if err := arguments(c, 0, 0, "no arguments"); err != nil {
 				return err
 			}
+			wanted, err := parseFilters(c.StringSlice("filter"))
+			if err != nil {
+				return err
+			}
 			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
-			rows, err := containerRows(root, c.Bool("all"))
+			rows, err := containerRows(root, c.Bool("all") || slices.ContainsFunc(c.StringSlice("filter"), aboutState), wanted)
 			if err != nil {
 				return err
 			}
@@ -50,6 +57,11 @@ Examples:
 	}
 }
 
+// aboutState reports whether a filter says by itself which states are wanted.
+func aboutState(filter string) bool {
+	return strings.HasPrefix(filter, "status=") || strings.HasPrefix(filter, "exited=")
+}
+
 // containerRow is a line of "ps", with Docker's names in JSON.
 type containerRow struct {
 	ID        string
@@ -59,6 +71,7 @@ type containerRow struct {
 	State     string
 	Status    string
 	ExitCode  int
+	OOMKilled bool
 	Error     string `json:",omitempty"`
 	Names     string
 }
@@ -72,7 +85,7 @@ func (r containerRow) columns() []string {
 	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Names}
 }
 
-func containerRows(root string, all bool) ([]containerRow, error) {
+func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
 	state, err := runner.OpenState(root)
 	if err != nil {
 		return nil, err
@@ -90,7 +103,7 @@ func containerRows(root string, all bool) ([]containerRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !all && status.State != runner.StateRunning {
+		if !all && status.State != runner.StateRunning || !wanted(container, status) {
 			continue
 		}
 		rows = append(rows, containerRow{
@@ -101,6 +114,7 @@ func containerRows(root string, all bool) ([]containerRow, error) {
 			State:     status.State,
 			Status:    describeStatus(status),
 			ExitCode:  status.ExitCode,
+			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
 			Names:     container.Name,
 		})
@@ -112,6 +126,8 @@ func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
 		return "Up " + units.HumanDuration(time.Since(*s.Started))
+	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
+		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:
 		return fmt.Sprintf("Exited (%d) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited:
@@ -178,7 +194,10 @@ func againInNamespace(c *cli.Context, root string) error {
 
 // withoutGlobals is the command line from the verb on.
 func withoutGlobals(c *cli.Context) []string {
-	at, _ := findCommand(c.App, os.Args)
+	at, command := findCommand(c.App, os.Args)
+	if c.App.Command(os.Args[at]) != command {
+		at-- // a verb's own verb
+	}
 	return os.Args[at:]
 }
 

@@ -1,17 +1,17 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
@@ -30,31 +30,7 @@ func startDropInServer(args []string) error {
 	if err := keepDirectoriesOnly(); err != nil {
 		return err
 	}
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
-	server := exec.Command("/proc/self/exe", append([]string{dropInServer}, args...)...)
-	server.Args[0] = "unionfs"
-	server.ExtraFiles = []*os.File{writer}
-	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := server.Start(); err != nil {
-		writer.Close()
-		return fmt.Errorf("starting the server of the mount: %w", err)
-	}
-	writer.Close()
-	report, err := io.ReadAll(reader)
-	if err != nil {
-		return err
-	}
-	if string(report) == readyWord {
-		return nil
-	}
-	if err := server.Wait(); len(report) == 0 {
-		return fmt.Errorf("the server of the mount ended before it reported (%v)", err)
-	}
-	return errors.New(strings.TrimSuffix(string(report), "\n"))
+	return startServer(append([]string{dropInServer}, args...))
 }
 
 // keepDirectoriesOnly lets the server inherit no descriptor but directories, which a branch may be given as
@@ -81,6 +57,8 @@ func keepDirectoriesOnly() error {
 // mount failed.
 func serveDropIn(args []string, stderr io.Writer) int {
 	unix.CloseOnExec(dropInReadyFD) // fusermount3 must not hold it open
+	// It was started as /proc/self/exe, and ps and pgrep would call it "exe". They have nothing better if this fails.
+	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)
 	report := os.NewFile(dropInReadyFD, "ready pipe")
 	line, err := overlayopts.ParseArgs(args)
 	if err == nil {
@@ -135,7 +113,11 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		o.Work = ""
 	}
 	for _, lower := range line.Lower {
-		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors})
+		options := cow.DirOptions{Descriptors: descriptors, Override: owners.Xattr}
+		if line.UIDMap != nil && onMappedMount(lower) {
+			options.UIDMap, options.GIDMap = owners.UIDMap, owners.GIDMap
+		}
+		branch, err := cow.OpenDirBranch(lower, options)
 		if err != nil {
 			for _, b := range o.Lower {
 				b.Close()
@@ -146,6 +128,19 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 	}
 	awaitWork(o.Work, workLimit)
 	return cow.New(o)
+}
+
+// onMappedMount reports whether a path is on a mount that maps IDs itself (mount_setattr(2), MOUNT_ATTR_IDMAP).
+func onMappedMount(path string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false
+	}
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		is := uint64(m.ID) == st.Mnt_id
+		return !is, is
+	})
+	return err == nil && len(found) == 1 && slices.Contains(strings.Split(found[0].Options, ","), "idmapped")
 }
 
 // workLimit is how long a mount waits for a former server of the same upper branch.
@@ -181,6 +176,7 @@ func overlayOwners(line *overlayopts.CommandLine) (cow.OwnerPolicy, error) {
 		return policy, err
 	}
 	policy.UIDMap, policy.GIDMap = idMaps(line.UIDMap), idMaps(line.GIDMap)
+	policy.Xattr = line.XattrPermissions != 0
 	policy.SquashUID, policy.SquashGID = line.SquashUID, line.SquashGID
 	if policy.UIDs == nil {
 		policy.Other.UID = nobody
@@ -208,13 +204,16 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		NoDev:       !line.Dev,
 		NoExec:      line.NoExec,
 		NoAtime:     !line.Atime,
-		NoACL:       line.NoACL,
+		NoACL:       line.NoACL || line.XattrPermissions != 0, // an ACL would be in the inode's mode
 		NoWriteback: line.NoWriteback,
 		Debug:       line.Debug,
 		Logger:      newLogger(stderr, line.Debug),
 	}
 	if o.FsName == "" {
 		o.FsName = line.Source
+	}
+	if selinuxOn() {
+		o.Context = line.Context // others refuse it, and their callers mean nothing by it
 	}
 	// Lifetimes of years are fuse-overlayfs's own default, and mean that nobody else changes the branches.
 	const years = 365 * 24 * time.Hour
@@ -225,4 +224,9 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		o.EntryTimeout, o.AttrTimeout = *t, *t
 	}
 	return o
+}
+
+func selinuxOn() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/sys/fs/selinux", &st) == nil && st.Type == unix.SELINUX_MAGIC
 }

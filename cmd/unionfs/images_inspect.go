@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,58 +39,6 @@ Example:
 	}
 }
 
-func inspectCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "inspect",
-		Usage:     "print all about images",
-		ArgsUsage: "IMAGE...",
-		Description: `Prints what is known about images as a JSON array, with Docker's names.
-
-Examples:
-   unionfs inspect alpine
-   unionfs inspect --format json alpine debian | jq -r .Config.Cmd`,
-		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: array, or json (one object a line)", Value: "array"}},
-		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "IMAGE..."); err != nil {
-				return err
-			}
-			store, err := openStore(c)
-			if err != nil {
-				return err
-			}
-			all := []imageDetails{} // [] rather than null
-			var failed error
-			for _, ref := range c.Args().Slice() {
-				details, err := inspectImage(store, ref)
-				if err != nil {
-					failed = errors.Join(failed, err)
-					continue
-				}
-				all = append(all, *details)
-			}
-			return errors.Join(printDetails(c.App.Writer, c.String("format"), all), failed)
-		},
-	}
-}
-
-func printDetails(w io.Writer, format string, all []imageDetails) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	switch format {
-	case "array":
-		encoder.SetIndent("", "    ")
-		return encoder.Encode(all)
-	case "json":
-		for _, details := range all {
-			if err := encoder.Encode(details); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return usageError("unknown format %q; known are array and json", format)
-}
-
 // imageDetails is what Docker's API calls ImageInspect.
 type imageDetails struct {
 	ID           string `json:"Id"`
@@ -118,7 +64,7 @@ type imageDetails struct {
 	Manifest json.RawMessage // of this platform, as it came from the registry
 }
 
-func inspectImage(store *layerstore.Store, ref string) (*imageDetails, error) {
+func inspectImage(store *layerstore.Store, ref string) (any, error) {
 	image, err := store.Image(ref)
 	if err != nil {
 		return nil, err

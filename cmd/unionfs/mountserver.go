@@ -30,11 +30,6 @@ const (
 
 // startMountServer starts the server and waits for its report.
 func startMountServer() error {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
 	args := append([]string{}, os.Args[1:]...)
 	for i, arg := range args {
 		if arg == "mount" { // what stands before it are global flags, none of whose values is "mount" but by malice
@@ -46,6 +41,17 @@ func startMountServer() error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("starting the server of the mount: close_range: %w", err)
 	}
+	return startServer(args)
+}
+
+// startServer starts this program again, in a session of its own, as the server of a mount, and waits for its report, which it
+// writes to descriptor 3.
+func startServer(args []string) error {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
 	server := exec.Command("/proc/self/exe", args...)
 	server.Args[0] = "unionfs"
 	server.ExtraFiles = []*os.File{writer}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -13,7 +15,7 @@ import (
 
 // Flags that run and try share.
 func containerFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
 		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
@@ -27,7 +29,7 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}
+	}, slices.Concat(isolationFlags(), limitFlags())...)
 }
 
 func runCommand() *cli.Command {
@@ -45,23 +47,34 @@ unionfs itself failed.
 Examples:
    unionfs run --rm -it alpine sh
    unionfs run --rm -v "$PWD":/src:ro -w /src -e CGO_ENABLED=0 golang go vet ./...
-   unionfs run --name web -u www-data nginx`,
-		Flags: append(containerFlags(),
-			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
-			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
-			&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
-		),
+   unionfs run -d --name web -u www-data nginx`,
+		Flags: append(imageRunFlags(), &cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run it in the background, and print the container's ID"}),
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
 			}
-			return asRunFailure(runContainer(c, launch{
-				image:       c.Args().First(),
-				args:        c.Args().Tail(),
-				interactive: c.Bool("interactive"),
-				terminal:    c.Bool("tty"),
-			}))
+			return asRunFailure(runContainer(c, launchOf(c)))
 		},
+	}
+}
+
+// imageRunFlags are those that run and create share.
+func imageRunFlags() []cli.Flag {
+	return slices.Concat(containerFlags(), lifecycleFlags(), []cli.Flag{
+		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
+		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
+		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
+	})
+}
+
+// launchOf is what the command line of run or create says.
+func launchOf(c *cli.Context) launch {
+	return launch{
+		image:       c.Args().First(),
+		args:        c.Args().Tail(),
+		interactive: c.Bool("interactive"),
+		terminal:    c.Bool("tty"),
+		background:  c.Bool("detach"),
 	}
 }
 
@@ -118,6 +131,7 @@ type launch struct {
 	args        []string
 	interactive bool
 	terminal    bool
+	background  bool
 	tell        bool // say afterwards how to see and keep what the command changed
 }
 
@@ -153,6 +167,12 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		return r, err
 	}
 	r.env = append(r.env, env...)
+	if r.isolation, err = isolationOf(c); err != nil {
+		return r, err
+	}
+	if r.resources, err = resourcesOf(c); err != nil {
+		return r, err
+	}
 	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return r, err
 	}
@@ -176,57 +196,92 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	return r, nil
 }
 
-func runContainer(c *cli.Context, l launch) error {
+// createContainer makes a container, and returns the state's root too.
+func createContainer(c *cli.Context, l launch) (string, *runner.Container, error) {
 	directory, err := os.Getwd()
 	if err != nil {
-		return fmt.Errorf("finding the working directory: %w", err)
+		return "", nil, fmt.Errorf("finding the working directory: %w", err)
 	}
 	request, err := processRequestOf(c, l, directory)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	root, err := stateRoot(c)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	config, imageID, err := imageConfig(root, l.image, directory)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	spec, err := newSpec(config, request, volumes.OpenStore(root))
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	state, err := runner.OpenState(root)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	user := c.String("user")
 	if user == "" {
-		user = config.User
+		user = cmp.Or(request.isolation.user(), config.User)
 	}
+	annotations, err := lifecycleAnnotations(c, l.interactive)
+	if err != nil {
+		return "", nil, err
+	}
+	annotations[annotationImageID] = imageID
 	container, err := state.Create(spec, runner.CreateOptions{
 		Name:        c.String("name"),
 		Image:       l.image,
 		User:        user,
 		AutoRemove:  c.Bool("rm"),
-		Annotations: map[string]string{annotationImageID: imageID},
+		Annotations: annotations,
 		KeepEtc:     l.image == hostImage,
+		Hosts:       request.isolation.hosts,
+		Groups:      request.isolation.groups,
 	})
+	if err != nil {
+		return "", nil, err
+	}
+	return root, container, nil
+}
+
+func runContainer(c *cli.Context, l launch) error {
+	root, container, err := createContainer(c, l)
 	if err != nil {
 		return err
 	}
-	code, err := container.Run(c.Context, runner.RunOptions{
-		Supervisor:  []string{"--root", root, superviseName, container.ID},
-		Interactive: l.interactive,
-	})
-	if l.tell && err == nil && !container.AutoRemove() {
-		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
-	}
-	if code == 0 && err == nil {
+	if l.background {
+		if err := startInBackground(c, root, container); err != nil {
+			removeUnstarted(root, container)
+			return err
+		}
+		fmt.Fprintln(c.App.Writer, container.ID)
 		return nil
 	}
-	return &exitError{code, err}
+	err = runInFront(c, root, container, l.interactive)
+	if isOurFailure(err) {
+		removeUnstarted(root, container)
+	}
+	if l.tell && !isOurFailure(err) && !container.AutoRemove() {
+		fmt.Fprintf(c.App.ErrWriter, "unionfs: what it changed is in container %s: see it with \"unionfs diff %[1]s\", then \"unionfs apply %[1]s\" or \"unionfs rm %[1]s\"\n", container.Name)
+	}
+	return err
+}
+
+// removeUnstarted removes a --rm container whose run failed. Its supervisor does that, unless it never was: an error here
+// means that it has done so.
+func removeUnstarted(root string, container *runner.Container) {
+	if state, err := runner.OpenState(root); err == nil && container.AutoRemove() {
+		_ = state.Remove(container)
+	}
+}
+
+// isOurFailure reports whether an error of runInFront is more than the command's own exit code.
+func isOurFailure(err error) bool {
+	coded, ok := err.(*exitError)
+	return err != nil && (!ok || coded.err != nil)
 }
 
 // annotationImageID names the image that a container was made from for ever, also when its reference moves on.

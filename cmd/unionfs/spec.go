@@ -29,10 +29,9 @@ type processRequest struct {
 	terminal   bool
 	network    string // "none" or "host"
 	volumes    []volumes.Volume
+	isolation  isolation
+	resources  *specs.LinuxResources // nil for no limits
 }
-
-// Annotations that the OCI image specification's conversion rules (conversion.md) name.
-const annotationStopSignal = "org.opencontainers.image.stopSignal"
 
 // newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
 // what the command line says.
@@ -77,7 +76,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	maps.Copy(spec.Annotations, config.Labels)
 	maps.Copy(spec.Annotations, r.labels)
 	if config.StopSignal != "" {
-		spec.Annotations[annotationStopSignal] = config.StopSignal
+		spec.Annotations[runner.AnnotationStopSignal] = config.StopSignal
 	}
 
 	switch r.network {
@@ -87,7 +86,11 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	default:
 		return nil, usageError("unknown network %q; known are none and host", r.network)
 	}
-	return spec, addVolumes(spec, r.volumes, store)
+	if err := addVolumes(spec, r.volumes, store); err != nil {
+		return nil, err
+	}
+	spec.Linux.Resources = r.resources
+	return spec, r.isolation.apply(spec)
 }
 
 // addVolumes puts the volumes behind the mounts that are there already, and in place of those at the same target.

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"unionfs/cow"
+	"unionfs/runner"
 	"unionfs/volumes"
 )
 
@@ -67,7 +68,7 @@ func TestNewSpec(t *testing.T) {
 	if spec.Process.Cwd != "/srv" || spec.Hostname != "box" || !spec.Root.Readonly || !spec.Process.Terminal {
 		t.Errorf("%+v", spec)
 	}
-	if want := map[string]string{"x": "image", "y": "flag", annotationStopSignal: "SIGQUIT"}; !reflect.DeepEqual(spec.Annotations, want) {
+	if want := map[string]string{"x": "image", "y": "flag", runner.AnnotationStopSignal: "SIGQUIT"}; !reflect.DeepEqual(spec.Annotations, want) {
 		t.Errorf("annotations %v, want %v", spec.Annotations, want)
 	}
 	if slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {

@@ -37,6 +37,9 @@ Examples:
 				}
 				rows = append(rows, row)
 			}
+			if len(rows) == 0 {
+				return failed
+			}
 			return errors.Join(printRows(c, []string{"PATH", "FROM", "OVER"}, rows), failed)
 		},
 	}

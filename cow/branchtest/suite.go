@@ -42,14 +42,20 @@ func (f *File) IsDir() bool { return !f.Whiteout && f.Link == "" && f.Mode&unix.
 
 // reserved reports whether an xattr is none of the tree: a branch may show those of its own or of the system.
 func reserved(name string) bool {
-	return !strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "trusted.") || strings.Contains(name, ".overlay.")
+	return !strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "trusted.") || strings.Contains(name, ".overlay.") ||
+		strings.HasPrefix(name, "user.fuseoverlayfs.")
 }
 
 // Run makes branches of trees with make, which must fail the test if it can't, and checks them. The branch is closed by
 // Run. It must run as root: trees have owners and devices.
 func Run(t *testing.T, make func(t *testing.T, tree Tree) cow.Branch) {
-	t.Run("marks", func(t *testing.T) { runTree(t, make, marks()) })
+	RunMarked(t, make)
 	RunUnmarked(t, make)
+}
+
+// RunMarked is the part of Run that has whiteouts and opaque directories.
+func RunMarked(t *testing.T, make func(t *testing.T, tree Tree) cow.Branch) {
+	t.Run("marks", func(t *testing.T) { runTree(t, make, marks()) })
 }
 
 // RunUnmarked is Run for branches that can't have whiteouts and opaque directories, such as a whole image.

@@ -36,11 +36,6 @@ func Dump(root string, times bool) ([]string, error) {
 				return fmt.Errorf("reading %s: %w", p, err)
 			}
 			line += fmt.Sprintf(" %d/%d %x", len(b), st.Size, xxhash.Sum64(b))
-			if first, ok := links[st.Ino]; ok {
-				line += " = " + first
-			} else {
-				links[st.Ino] = rel
-			}
 		case unix.S_IFLNK:
 			buf := make([]byte, unix.PathMax)
 			n, err := unix.Readlink(p, buf)
@@ -50,6 +45,11 @@ func Dump(root string, times bool) ([]string, error) {
 			line += " -> " + string(buf[:n])
 		case unix.S_IFCHR, unix.S_IFBLK:
 			line += fmt.Sprintf(" %x", st.Rdev)
+		}
+		if first, ok := links[st.Ino]; ok && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			line += " = " + first
+		} else {
+			links[st.Ino] = rel
 		}
 		x, err := xattrs(p)
 		if err != nil {
@@ -93,7 +93,7 @@ func xattrs(path string) (string, error) {
 	value := make([]byte, 64<<10)
 	for _, name := range names {
 		// What the union remembers about a file shows only where something else reads its upper branch.
-		if name == "" || strings.HasPrefix(name, "user.unionfs.") || strings.HasPrefix(name, "security.") {
+		if name == "" || strings.HasPrefix(name, "user.unionfs.") || strings.HasPrefix(name, "trusted.unionfs.") || strings.HasPrefix(name, "security.") {
 			continue
 		}
 		n, err := unix.Lgetxattr(path, name, value)

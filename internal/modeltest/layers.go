@@ -59,13 +59,15 @@ func (l *Layers) name(layer, merged, name string, depth int, marks bool) error {
 		data := Data(l.Rand)
 		err := errors.Join(os.RemoveAll(m), os.WriteFile(in, data, 0o644), os.WriteFile(m, data, 0o644))
 		if err == nil && !l.NoHardLinks && l.Rand.IntN(3) == 0 {
-			if err = os.RemoveAll(m + "h"); err == nil && os.Link(in, in+"h") == nil {
-				err = os.Link(m, m+"h")
-			}
+			err = l.link(in, m)
 		}
 		return err
 	case k == 6:
-		return errors.Join(os.RemoveAll(m), os.Symlink("to-"+name, in), os.Symlink("to-"+name, m))
+		err := errors.Join(os.RemoveAll(m), os.Symlink("to-"+name, in), os.Symlink("to-"+name, m))
+		if err == nil && !l.NoHardLinks && l.Rand.IntN(3) == 0 {
+			err = l.link(in, m)
+		}
+		return err
 	case k == 7 && marks && exists:
 		if err := os.RemoveAll(m); err != nil {
 			return err
@@ -76,6 +78,14 @@ func (l *Layers) name(layer, merged, name string, depth int, marks bool) error {
 		return os.WriteFile(filepath.Join(layer, ".wh."+name), nil, 0o600)
 	}
 	return nil
+}
+
+// link gives a file that is new in both trees a second name.
+func (l *Layers) link(in, m string) error {
+	if err := os.RemoveAll(m + "h"); err != nil {
+		return err
+	}
+	return errors.Join(os.Link(in, in+"h"), os.Link(m, m+"h"))
 }
 
 // Data is what a random file holds: less than 20,000 times the same letter.

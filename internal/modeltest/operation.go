@@ -231,3 +231,6 @@ func Whole(rng *rand.Rand) Operation {
 		}
 	}
 }
+
+// Nothing is an operation that does nothing.
+func Nothing() Operation { return simple("nothing", func(string) error { return nil }) }

@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 const (
@@ -68,17 +67,13 @@ func buildDebian(dir, mirror string) error {
 	if err := os.Mkdir(layersDir, 0o700); err != nil {
 		return err
 	}
-	files, err := split(rootTar, layersDir, DebianLayers)
+	layers, err := split(rootTar, layersDir, DebianLayers)
 	if err != nil {
 		return fmt.Errorf("splitting %s: %w", rootTar, err)
 	}
 
 	image := empty.Image
-	for i, file := range files {
-		layer, err := tarball.LayerFromFile(file)
-		if err != nil {
-			return err
-		}
+	for i, layer := range layers {
 		image, err = mutate.Append(image, mutate.Addendum{
 			Layer:   layer,
 			History: v1.History{CreatedBy: fmt.Sprintf("layer %d of the split Debian root", i)},

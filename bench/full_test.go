@@ -1,0 +1,172 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestFull runs the smallest set as a user does, and looks at everything that it makes.
+func TestFull(t *testing.T) {
+	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "report")
+	var stdout, stderr bytes.Buffer
+	command := exec.Command(program, "bench", "full", "--small", "--dir", dir, "--out", out)
+	command.Stdout, command.Stderr = &stdout, &stderr
+	if err := command.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, &stderr)
+	}
+	assertNothingLeft(t, dir)
+
+	r, err := ReadReport(filepath.Join(out, "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Notes) > 0 {
+		t.Errorf("something went wrong: %q", r.Notes)
+	}
+	for _, p := range r.Peers {
+		if p.Missing != "" {
+			t.Errorf("%s wasn't measured: %s", p.Name, p.Missing)
+		}
+	}
+	for _, m := range r.Measurements {
+		if len(m.Values) == 0 && m.Status == "" {
+			t.Errorf("%s %+v has neither values nor a reason", m.Peer, m.Key)
+		}
+		for _, v := range m.Values {
+			if !(v > 0) {
+				t.Errorf("%s %+v took %v", m.Peer, m.Key, v)
+			}
+		}
+	}
+	assertMeasured(t, r)
+	table := stdout.String()
+	for _, want := range slices.Concat(WorkNames(), PeerNames(), ToolNames()) {
+		if !strings.Contains(table, want) {
+			t.Errorf("the table has no %s", want)
+		}
+	}
+	lines, err := os.ReadFile(filepath.Join(out, "report.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := 0
+	for _, m := range r.Measurements {
+		values += len(m.Values)
+	}
+	if got := bytes.Count(lines, []byte("\n")); got <= values {
+		t.Errorf("report.csv has %d lines for %d values", got, values)
+	}
+	t.Run("page", func(t *testing.T) { testPage(t, out, r) })
+}
+
+// assertMeasured checks that unionfs, and every peer that can, was measured at all there is.
+func assertMeasured(t *testing.T, r *Report) {
+	t.Helper()
+	for _, w := range works() {
+		for _, name := range PeerNames() {
+			p, err := newPeer(name, program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			states := []string{stateWarm}
+			if w.coldOnly {
+				states = []string{stateCold}
+			}
+			for _, state := range states {
+				m := r.find(Key{Bench: "files", Work: w.name, State: state, Depth: 3}, name)
+				switch {
+				case m == nil:
+					t.Errorf("%s %s %s wasn't measured", name, w.name, state)
+				case p.unable(w) == "" && len(m.Values) == 0:
+					t.Errorf("%s %s %s has no values: %s", name, w.name, state, m.Status)
+				}
+			}
+		}
+	}
+	for _, bench := range []string{"copyup", "memory", "run", "pull"} {
+		for _, peer := range r.peersOf(bench) {
+			i := slices.IndexFunc(r.Measurements, func(m Measurement) bool { return m.Bench == bench && m.Peer == peer })
+			if m := r.Measurements[i]; len(m.Values) == 0 {
+				t.Errorf("%s %s has no values: %s", peer, bench, m.Status)
+			}
+		}
+		if !slices.Contains(r.peersOf(bench), peerUnionfs) {
+			t.Errorf("unionfs wasn't measured by %s", bench)
+		}
+	}
+}
+
+// TestInterrupt ends a benchmark in its midst: everything is unmounted, and what was measured is shown.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	command := exec.Command(program, "bench", "depth", "--depths", "1,2", "--entries", "200", "--runs", "1000", "--work", "walk",
+		"--warm", "--against", "overlayfs,fuse-overlayfs", "--dir", dir)
+	var stdout bytes.Buffer
+	command.Stdout = &stdout
+	stderr, err := command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer command.Process.Kill()
+	progress := bufio.NewReader(stderr)
+	for {
+		line, err := progress.ReadString('\n')
+		if err != nil {
+			t.Fatalf("it ended before it could be interrupted: %v", err)
+		}
+		if strings.Contains(line, "run 3 of") {
+			break
+		}
+	}
+	if err := command.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(progress)
+	if err := command.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, rest)
+	}
+	if text := stdout.String(); !strings.Contains(text, "walk") || !strings.Contains(text, "Interrupted") {
+		t.Errorf("it doesn't say what was measured and that it was interrupted:\n%s", text)
+	}
+	assertNothingLeft(t, dir)
+}
+
+// assertNothingLeft checks that no mount, server or file is left in a directory.
+func assertNothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("something is still mounted in %s", dir)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range left {
+		t.Errorf("%s was left", filepath.Join(dir, entry.Name()))
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, process := range processes {
+		line, err := os.ReadFile(process)
+		if err == nil && bytes.Contains(line, []byte(dir)) {
+			t.Errorf("process %s still runs: %q", filepath.Base(filepath.Dir(process)), line)
+		}
+	}
+}

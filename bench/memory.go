@@ -1,0 +1,120 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// MemoryOptions says what [Memory] measures.
+type MemoryOptions struct {
+	Program  string   // the unionfs to measure
+	Dir      string   // where branches and mounts are made
+	Against  []string // of PeerNames; those that have no server are left out
+	Runs     int
+	Entries  []int // of the trees
+	Progress *Progress
+}
+
+// memoryBranches is the number of branches that the trees are spread over.
+const memoryBranches = 10
+
+// Memory measures the resident memory of servers once every entry of a tree was listed and asked for its attributes, so
+// that the kernel knows them all and the server must.
+func Memory(ctx context.Context, o MemoryOptions) (*Report, error) {
+	return measureInto(ctx, o.Dir, func(r *Report) error { return memoryInto(ctx, o, r) })
+}
+
+func memoryInto(ctx context.Context, o MemoryOptions, r *Report) (err error) {
+	peers, err := installed(ctx, o.Against, o.Program, r)
+	if err != nil {
+		return err
+	}
+	o.Progress.start(len(o.Entries) * o.Runs * len(peers))
+	for _, entries := range o.Entries {
+		if err := measureMemory(ctx, o, peers, entries, r); err != nil {
+			return fmt.Errorf("with %d entries: %w", entries, err)
+		}
+	}
+	return nil
+}
+
+func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries int, r *Report) (err error) {
+	o.Progress.part(fmt.Sprintf("memory: making %d entries", entries), "")
+	b := &depthBench{DepthOptions: DepthOptions{Program: o.Program, Dir: o.Dir, Entries: entries, Seed: 1, Depths: []int{memoryBranches}}, report: &Report{}}
+	if b.scratch, err = os.MkdirTemp(o.Dir, "unionfs-bench-"); err != nil {
+		return fmt.Errorf("making a directory for the branches: %w", err)
+	}
+	defer func() { err = errors.Join(err, removeScratch(b.scratch)) }()
+	if b.images, err = startImageServer(b.scratch); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.images.close()) }()
+	if err := b.makePlain(ctx); err != nil {
+		return err
+	}
+	tree, err := takeCatalogue(ctx, b.plain)
+	if err != nil {
+		return err
+	}
+	s, err := b.makeStack(ctx, memoryBranches)
+	if err != nil {
+		return err
+	}
+	for run := range o.Runs {
+		for i := range peers {
+			p := peers[(i+run)%len(peers)]
+			o.Progress.part(fmt.Sprintf("memory, %d entries, run %d of %d", entries, run+1, o.Runs), p.name())
+			bytes, err := memoryOf(ctx, b, s, p, tree)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name(), err)
+			}
+			if bytes > 0 {
+				m := r.at(Key{Bench: "memory", Work: "memory", Depth: memoryBranches, Param: int64(entries)}, p.name(), "B")
+				m.Ops, m.Values = tree.entries, append(m.Values, float64(bytes))
+			}
+			o.Progress.step(1)
+		}
+	}
+	return nil
+}
+
+// memoryOf returns the resident memory of a server in bytes, 0 if there is no server.
+func memoryOf(ctx context.Context, b *depthBench, s *stack, p peer, tree *catalogue) (bytes int64, err error) {
+	m, err := b.mount(ctx, s, p)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	if m.pid() == 0 {
+		return 0, nil
+	}
+	rootFD, err := openRoot(m.root)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(rootFD)
+	stop, end := neverStopped(ctx)
+	defer end()
+	if _, err := walk(&session{rootFD: rootFD, tree: tree, stop: stop}); err != nil {
+		return 0, err
+	}
+	return residentMemory(m.pid())
+}
+
+// residentMemory reads VmRSS (proc_pid_status(5)).
+func residentMemory(pid int) (int64, error) {
+	status := filepath.Join("/proc", strconv.Itoa(pid), "status")
+	text := strings.TrimSuffix(fieldOf(status, "VmRSS", ":"), " kB")
+	kib, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("reading VmRSS from %s: %w", status, err)
+	}
+	return kib << 10, nil
+}

@@ -1,0 +1,134 @@
+package bench
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestMedianAndQuartiles(t *testing.T) {
+	for _, c := range []struct {
+		values               []float64
+		median, lower, upper float64
+	}{
+		{[]float64{3}, 3, 3, 3},
+		{[]float64{4, 2}, 3, 2, 4},
+		{[]float64{9, 1, 5}, 5, 1, 9},
+		{[]float64{4, 3, 2, 1}, 2.5, 1, 3},
+		{[]float64{5, 1, 4, 2, 3}, 3, 2, 4},
+	} {
+		m := Measurement{Values: c.values}
+		lower, upper := m.Quartiles()
+		if m.Median() != c.median || lower != c.lower || upper != c.upper {
+			t.Errorf("%v: median %v, quartiles %v and %v; want %v, %v and %v", c.values, m.Median(), lower, upper, c.median, c.lower, c.upper)
+		}
+	}
+	if m := (&Measurement{}); !math.IsNaN(m.Median()) {
+		t.Errorf("nothing has the median %v", m.Median())
+	}
+}
+
+// TestCompare checks that noise is not taken for a change, nor a change for noise.
+func TestCompare(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		then, now []float64
+		beyond    bool
+	}{
+		{"the same", []float64{1, 1.1, 0.9, 1.05, 0.95}, []float64{1, 1.1, 0.9, 1.05, 0.95}, false},
+		{"twice as long", []float64{1, 1.1, 0.9, 1.05, 0.95}, []float64{2, 2.1, 1.9, 2.05, 1.95}, true},
+		{"half as long", []float64{2, 2.1, 1.9, 2.05, 1.95}, []float64{1, 1.1, 0.9, 1.05, 0.95}, true},
+		{"noisy", []float64{1, 3, 2, 5, 1}, []float64{2, 1, 4, 3, 2}, false},
+		{"sure but small", []float64{1, 1.001, 1.002, 1.003, 1.004}, []float64{1.01, 1.011, 1.012, 1.013, 1.014}, false},
+		{"few runs, far apart", []float64{1, 1.1, 0.9}, []float64{2, 2.1, 1.9}, true},
+		{"few runs, overlapping", []float64{1, 1.5, 0.9}, []float64{1.4, 2.1, 1.9}, false},
+	} {
+		key := Key{Bench: "depth", Work: "walk", State: stateCold, Depth: 10}
+		then := &Report{Measurements: []Measurement{{Key: key, Peer: peerUnionfs, Unit: "s", Values: c.then}}}
+		now := &Report{Measurements: []Measurement{{Key: key, Peer: peerUnionfs, Unit: "s", Values: c.now}}}
+		changes := Compare(then, now)
+		if len(changes) != 1 || changes[0].Beyond() != c.beyond {
+			t.Errorf("%s: %+v", c.name, changes)
+		}
+	}
+}
+
+// TestTreeIsDeterministic checks that a seed always gives the same tree, another one another, and that branches hold
+// all of it however many there are.
+func TestTreeIsDeterministic(t *testing.T) {
+	dir := t.TempDir()
+	sum := func(name string, seed uint64) *catalogue {
+		root := filepath.Join(dir, name)
+		if err := os.Mkdir(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := makeTree(t.Context(), root, treeShape{seed: seed, entries: 300}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := takeCatalogue(t.Context(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	one, again, other := sum("one", 1), sum("again", 1), sum("other", 2)
+	if one.sum != again.sum || one.entries != 300 {
+		t.Errorf("the tree of a seed differs, or has %d entries", one.entries)
+	}
+	if one.sum == other.sum {
+		t.Error("two seeds give one tree")
+	}
+	s, err := splitTree(t.Context(), filepath.Join(dir, "one"), t.TempDir(), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range one.files {
+		var top []byte
+		for _, branch := range s.absolute() {
+			if top, err = os.ReadFile(filepath.Join(branch, name)); err == nil {
+				break
+			}
+		}
+		want, err := os.ReadFile(filepath.Join(dir, "one", name))
+		if err != nil || string(top) != string(want) {
+			t.Errorf("%s: the branches show %d bytes, the tree has %d (%v)", name, len(top), len(want), err)
+		}
+	}
+}
+
+// TestAnotherTree checks that a peer that shows something else gets no figures.
+func TestAnotherTree(t *testing.T) {
+	plain := t.TempDir()
+	if err := makeTree(t.Context(), plain, treeShape{seed: 1, entries: 120}); err != nil {
+		t.Fatal(err)
+	}
+	branches := t.TempDir()
+	s, err := splitTree(t.Context(), plain, branches, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(filepath.Join(branches, "1", "not in the tree"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ours, err := newPeer(peerUnionfs, program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	walkOnly, err := chooseWorks([]string{"walk"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &depthBench{
+		DepthOptions: DepthOptions{Warm: true, Depths: []int{2}, Limit: time.Minute}, report: &Report{},
+		works: walkOnly, peers: []peer{ours}, scratch: t.TempDir(),
+	}
+	candidates, err := b.check(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if candidates[0].tree != nil || len(b.report.Measurements) != 1 || b.report.Measurements[0].Status != "it shows another tree than the plain tree" {
+		t.Errorf("%+v, %+v", candidates, b.report.Measurements)
+	}
+}

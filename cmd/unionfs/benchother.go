@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"unionfs/bench"
+)
+
+// The benchmarks besides "bench depth".
+
+func benchCopyUpCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "copyup",
+		Usage: "measure writing one byte into a file of a lower branch",
+		Description: `Writes one byte into the middle of files of a lower branch, of growing sizes. Where a file is copied up as a whole first,
+the time grows with its size.
+
+Example:
+   unionfs bench copyup --sizes 4k,1m,1g --against overlayfs,fuse-overlayfs`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "sizes", Usage: "of the files (`SIZE,SIZE,...`)", Value: "4k,64k,1m,16m,256m,1g"},
+			againstFlag(bench.PeerNames()), runsFlag(3),
+		}, benchOutputFlags()...),
+		Action: func(c *cli.Context) error {
+			if err := checkBench(c); err != nil {
+				return err
+			}
+			o := bench.CopyUpOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			for _, text := range listOf(c.String("sizes")) {
+				size, err := units.RAMInBytes(text)
+				if err != nil || size < 1 {
+					return usageError("bench copyup: --sizes wants sizes such as 64k or 1g, not %q", text)
+				}
+				o.Sizes = append(o.Sizes, size)
+			}
+			var err error
+			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+				return err
+			}
+			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.CopyUp(ctx, o) })
+		},
+	}
+}
+
+func benchMemoryCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "memory",
+		Usage: "measure the memory of servers of file systems",
+		Description: `Lists a tree and asks for the attributes of every entry, so that the kernel and the server know them all, and then
+reads the server's resident memory.
+
+Example:
+   unionfs bench memory --entries 14000,1000000 --against fuse-overlayfs`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "1000,14000,100000"},
+			againstFlag(bench.PeerNames()), runsFlag(1),
+		}, benchOutputFlags()...),
+		Action: func(c *cli.Context) error {
+			if err := checkBench(c); err != nil {
+				return err
+			}
+			o := bench.MemoryOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			var err error
+			if o.Entries, err = numbersOf(c, "entries"); err != nil {
+				return err
+			}
+			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+				return err
+			}
+			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Memory(ctx, o) })
+		},
+	}
+}
+
+func benchRunCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "measure starting a container",
+		Description: `Runs a command that does nothing in a new container, of an image with busybox and no more, from the call to the end.
+
+Example:
+   unionfs bench run --runs 50 --against podman,runc`,
+		Flags: append([]cli.Flag{againstFlag(bench.ToolNames()), runsFlag(20)}, benchOutputFlags()...),
+		Action: func(c *cli.Context) error {
+			return containerBench(c, func(*bench.ContainerOptions) error { return nil }, bench.Run)
+		},
+	}
+}
+
+func benchPullCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "pull",
+		Usage: "measure getting an image from a registry",
+		Description: `Pulls an image with gzip layers from a registry on loopback into an empty store, until it could be run.
+
+Example:
+   unionfs bench pull --depths 1,50 --against podman`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "depths", Usage: "numbers of layers (`N,N,...`)", Value: "1,10,60"},
+			&cli.IntFlag{Name: "entries", Usage: "make an image of `N` entries", Value: 14000},
+			againstFlag(bench.ToolNames()), runsFlag(3),
+		}, benchOutputFlags()...),
+		Action: func(c *cli.Context) error {
+			return containerBench(c, func(o *bench.ContainerOptions) (err error) {
+				o.Entries = c.Int("entries")
+				o.Depths, err = numbersOf(c, "depths")
+				return err
+			}, bench.Pull)
+		},
+	}
+}
+
+func benchFullCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "full",
+		Usage: "measure all that the documentation shows",
+		Description: `Runs every benchmark, with what the documentation's figures were made with, in one report. Takes about ten minutes, and
+4 GB below --dir. Best as root: else nothing is measured cold.
+
+Example:
+   unionfs bench full --out report`,
+		Flags: append([]cli.Flag{
+			&cli.BoolFlag{Name: "small", Usage: "take seconds instead of minutes, only to see that everything works"},
+		}, benchOutputFlags()...),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			o := bench.FullOptions{Small: c.Bool("small"), Progress: benchProgress()}
+			var err error
+			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+				return err
+			}
+			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Full(ctx, o) })
+		},
+	}
+}
+
+func benchShowCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "show",
+		Usage:     "show a report that was made before",
+		ArgsUsage: "REPORT.json",
+		Description: `Prints a report, writes its page and plots again, or compares it with another, and measures nothing.
+
+Examples:
+   unionfs bench show report/report.json --format markdown
+   unionfs bench show new/report.json --compare old/report.json`,
+		Flags: benchOutputFlags(),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, 1, "REPORT.json"); err != nil {
+				return err
+			}
+			earlier, err := earlierReport(c)
+			if err != nil {
+				return err
+			}
+			report, err := bench.ReadReport(c.Args().First())
+			if err != nil {
+				return err
+			}
+			return writeBench(c, report, earlier)
+		},
+	}
+}
+
+func containerBench(c *cli.Context, set func(*bench.ContainerOptions) error,
+	measure func(context.Context, bench.ContainerOptions) (*bench.Report, error)) error {
+	if err := checkBench(c); err != nil {
+		return err
+	}
+	o := bench.ContainerOptions{Against: againstOf(c, bench.ToolNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+	err := set(&o)
+	if err != nil {
+		return err
+	}
+	if o.Program, o.Dir, err = benchPlace(c); err != nil {
+		return err
+	}
+	return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return measure(ctx, o) })
+}
+
+func againstFlag(all []string) cli.Flag {
+	return &cli.StringFlag{
+		Name: "against", Usage: "whom to measure beside unionfs (`PEER,PEER,...`, or none); known are " + strings.Join(all, ", "), DefaultText: "everyone who is installed",
+	}
+}
+
+func runsFlag(n int) cli.Flag {
+	return &cli.IntFlag{Name: "runs", Usage: "measure everything `N` times", Value: n}
+}
+
+// againstOf returns the peers that --against names, or all.
+func againstOf(c *cli.Context, all []string) []string {
+	if !c.IsSet("against") {
+		return all
+	}
+	names := listOf(c.String("against"))
+	if len(names) == 1 && names[0] == "none" {
+		return nil
+	}
+	return names
+}
+
+func checkBench(c *cli.Context) error {
+	if c.Int("runs") < 1 {
+		return usageError("bench %s: --runs must be at least 1", c.Command.Name)
+	}
+	return arguments(c, 0, 0, "no arguments")
+}
+
+func numbersOf(c *cli.Context, flag string) ([]int, error) {
+	var numbers []int
+	for _, text := range listOf(c.String(flag)) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, usageError("bench %s: --%s wants numbers from 1, not %q", c.Command.Name, flag, text)
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
+}
+
+func benchProgress() *bench.Progress {
+	return bench.NewProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+}

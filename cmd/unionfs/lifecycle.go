@@ -1,0 +1,300 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/urfave/cli/v2"
+
+	"unionfs/runner"
+)
+
+// lifecycleFlags are those of run and create that are about how a container lives.
+func lifecycleFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
+		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
+	}
+}
+
+// lifecycleAnnotations reads what lifecycleFlags say.
+func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, error) {
+	annotations := map[string]string{}
+	if interactive {
+		annotations[runner.AnnotationInteractive] = "true"
+	}
+	if c.IsSet("stop-timeout") {
+		annotations[runner.AnnotationStopTimeout] = strconv.Itoa(c.Int("stop-timeout"))
+	}
+	for _, option := range c.StringSlice("log-opt") {
+		name, value, _ := strings.Cut(option, "=")
+		switch name {
+		case "max-size":
+			size, err := units.RAMInBytes(value)
+			if err != nil || size < 1 {
+				return nil, usageError("--log-opt %s: want a size such as 10m", option)
+			}
+			annotations[runner.AnnotationLogSize] = strconv.FormatInt(size, 10)
+		case "max-file":
+			if n, err := strconv.Atoi(value); err != nil || n < 1 {
+				return nil, usageError("--log-opt %s: want a number from 1", option)
+			}
+			annotations[runner.AnnotationLogFiles] = value
+		default:
+			return nil, usageError("--log-opt %s: known are max-size and max-file", option)
+		}
+	}
+	return annotations, nil
+}
+
+// supervisorArguments start the supervisor of a container.
+func supervisorArguments(root string, container *runner.Container) []string {
+	return []string{"--root", root, superviseName, container.ID}
+}
+
+// startInBackground starts a container, and returns the exit code of the command that did not start as an error.
+func startInBackground(c *cli.Context, root string, container *runner.Container) error {
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container)})
+	if err != nil {
+		return &exitError{code, err}
+	}
+	return nil
+}
+
+// eachContainer calls do with every container that the command line names, and prints what was named when it succeeds.
+func eachContainer(c *cli.Context, do func(root string, container *runner.Container) error) error {
+	if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
+		return err
+	}
+	root, err := stateRoot(c)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, ref := range c.Args().Slice() {
+		container, err := findContainer(root, ref)
+		if err == nil {
+			err = do(root, container)
+		}
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		fmt.Fprintln(c.App.Writer, ref)
+	}
+	if len(failed) == 1 {
+		return failed[0]
+	}
+	return errors.Join(failed...)
+}
+
+func createCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "create",
+		Usage:     "make a container without starting it",
+		UsageText: "unionfs create [options] IMAGE [COMMAND [ARG...]]",
+		Description: `Makes a container as "unionfs run" does, and prints its ID. "unionfs start" runs its command.
+
+Example:
+   unionfs create --name web -u www-data nginx && unionfs start web`,
+		Flags: imageRunFlags(),
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
+				return asRunFailure(err)
+			}
+			_, container, err := createContainer(c, launchOf(c))
+			if err != nil {
+				return asRunFailure(err)
+			}
+			fmt.Fprintln(c.App.Writer, container.ID)
+			return nil
+		},
+	}
+}
+
+func startCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "start",
+		Usage:     "run the commands of containers that don't run",
+		ArgsUsage: "CONTAINER...",
+		Description: `Starts containers that were created or have ended, in the background; what they write goes to "unionfs logs". With
+--attach one runs in front, as with "unionfs run", and its exit code is the command's.
+
+Examples:
+   unionfs start web db
+   unionfs start -ai shell`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "attach", Aliases: []string{"a"}, Usage: "stay in front, with the command's output"},
+			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command; implies --attach"},
+		},
+		Action: func(c *cli.Context) error {
+			if !c.Bool("attach") && !c.Bool("interactive") {
+				return eachContainer(c, func(root string, container *runner.Container) error {
+					return startInBackground(c, root, container)
+				})
+			}
+			if err := arguments(c, 1, 1, "one CONTAINER with --attach"); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			container, err := findContainer(root, c.Args().First())
+			if err != nil {
+				return err
+			}
+			return runInFront(c, root, container, c.Bool("interactive"))
+		},
+	}
+}
+
+// runInFront runs a container as this process's child, and returns its exit code as an error.
+func runInFront(c *cli.Context, root string, container *runner.Container, interactive bool) error {
+	code, err := container.Run(c.Context, runner.RunOptions{
+		Supervisor:  supervisorArguments(root, container),
+		Interactive: interactive,
+	})
+	if code == 0 && err == nil {
+		return nil
+	}
+	return &exitError{code, err}
+}
+
+func timeoutFlag() cli.Flag {
+	return &cli.IntFlag{Name: "time", Aliases: []string{"t"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}
+}
+
+// graceOf is how long a container has to end.
+func graceOf(c *cli.Context, container *runner.Container) time.Duration {
+	if c.IsSet("time") {
+		return time.Duration(c.Int("time")) * time.Second
+	}
+	return container.StopTimeout()
+}
+
+func stopCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "stop",
+		Usage:     "ask containers to end, and kill those that don't",
+		ArgsUsage: "CONTAINER...",
+		Description: `Sends the command of each container its stop signal (the image's, --stop-signal's, or TERM), kills the container if it
+has not ended after a while, and waits for its end.
+
+Example:
+   unionfs stop -t 30 web`,
+		Flags: []cli.Flag{timeoutFlag()},
+		Action: func(c *cli.Context) error {
+			return eachContainer(c, func(_ string, container *runner.Container) error {
+				return container.Stop(c.Context, graceOf(c, container))
+			})
+		},
+	}
+}
+
+func restartCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "restart",
+		Usage:     "stop containers and start them again",
+		ArgsUsage: "CONTAINER...",
+		Description: `Stops containers as "unionfs stop" does, and starts them in the background. One that doesn't run is started.
+
+Example:
+   unionfs restart web`,
+		Flags: []cli.Flag{timeoutFlag()},
+		Action: func(c *cli.Context) error {
+			return eachContainer(c, func(root string, container *runner.Container) error {
+				if container.AutoRemove() {
+					return fmt.Errorf("container %s is removed when it ends (--rm), so it can't be restarted", container.Name)
+				}
+				if err := container.Stop(c.Context, graceOf(c, container)); err != nil {
+					return err
+				}
+				return startInBackground(c, root, container)
+			})
+		},
+	}
+}
+
+func killCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "kill",
+		Usage:     "send a signal to containers",
+		ArgsUsage: "CONTAINER...",
+		Description: `Sends a signal to the command of each container. KILL, which is the default, ends the whole container at once.
+
+Example:
+   unionfs kill -s HUP web`,
+		Flags: []cli.Flag{&cli.StringFlag{Name: "signal", Aliases: []string{"s"}, Usage: "send `SIGNAL`, a name or a number", Value: "KILL"}},
+		Action: func(c *cli.Context) error {
+			signal, err := runner.ParseSignal(c.String("signal"))
+			if err != nil {
+				return usageError("--signal: %w", err)
+			}
+			return eachContainer(c, func(_ string, container *runner.Container) error { return container.Signal(signal) })
+		},
+	}
+}
+
+func waitCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "wait",
+		Usage:     "wait for containers to end, and print their exit codes",
+		ArgsUsage: "CONTAINER...",
+		Description: `Waits for the end of each container, and prints its exit code. Of one that doesn't run it is that of its last run.
+
+Example:
+   unionfs wait job`,
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			for _, ref := range c.Args().Slice() {
+				container, err := findContainer(root, ref)
+				if err != nil {
+					return err
+				}
+				code, err := container.Wait(c.Context)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(c.App.Writer, code)
+			}
+			return nil
+		},
+	}
+}
+
+func renameCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "rename",
+		Usage:     "give a container another name",
+		ArgsUsage: "CONTAINER NAME",
+		Description: `Gives a container another name, also while it runs.
+
+Example:
+   unionfs rename quiet_hopper web`,
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 2, 2, "CONTAINER NAME"); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			container, err := findContainer(root, c.Args().First())
+			if err != nil {
+				return err
+			}
+			return container.Rename(c.Args().Get(1))
+		},
+	}
+}

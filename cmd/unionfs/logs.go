@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"unionfs/runner"
+)
+
+func logsCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "logs",
+		Usage:     "print what a container in the background wrote",
+		ArgsUsage: "CONTAINER",
+		Description: `Prints what the command of a container has written while it ran in the background, its standard output and its standard
+error each to our own. What it writes to "unionfs run" without --detach is not kept.
+
+Examples:
+   unionfs logs web
+   unionfs logs -f --tail 20 -t web
+   unionfs logs --since 10m web`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the container ends"},
+			&cli.StringFlag{Name: "tail", Aliases: []string{"n"}, Usage: "print the last `NUMBER` lines", Value: "all"},
+			&cli.StringFlag{Name: "since", Usage: "print what was written after `TIME`: 2026-11-23T14:00:00Z, seconds since 1970, or 10m ago"},
+			&cli.BoolFlag{Name: "timestamps", Aliases: []string{"t"}, Usage: "put the time before each line"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 1, 1, "CONTAINER"); err != nil {
+				return err
+			}
+			options := runner.LogOptions{Follow: c.Bool("follow")}
+			var err error
+			if tail := c.String("tail"); tail == "all" || tail == "-1" {
+				options.All = true
+			} else if options.Tail, err = strconv.Atoi(tail); err != nil || options.Tail < 0 {
+				return usageError("--tail %q: want a number of lines, or all", tail)
+			}
+			if since := c.String("since"); since != "" {
+				if options.Since, err = parseTime(since, time.Now()); err != nil {
+					return usageError("--since: %w", err)
+				}
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			container, err := findContainer(root, c.Args().First())
+			if err != nil {
+				return err
+			}
+			return container.Logs(c.Context, options, logPrinter(c, c.Bool("timestamps")))
+		},
+	}
+}
+
+// logPrinter prints lines as they were written, parts of a line without a gap.
+func logPrinter(c *cli.Context, timestamps bool) func(runner.LogLine) error {
+	within := map[string]bool{} // streams in the middle of a line
+	return func(l runner.LogLine) error {
+		out := c.App.Writer
+		if l.Stream == "stderr" {
+			out = c.App.ErrWriter
+		}
+		line := []byte(nil)
+		if timestamps && !within[l.Stream] {
+			line = append(l.Time.AppendFormat(line, time.RFC3339Nano), ' ')
+		}
+		line = append(line, l.Text...)
+		if l.Whole {
+			line = append(line, '\n')
+		}
+		within[l.Stream] = !l.Whole
+		_, err := out.Write(line)
+		return err
+	}
+}
+
+// parseTime reads a time, or how long before now it was.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil {
+		return time.UnixMicro(int64(seconds * 1e6)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time: want 2026-11-23T14:00:00Z, seconds since 1970, or a duration such as 10m", s)
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"unionfs/runner"
+)
+
+func containerCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "container",
+		Usage: "do something to all containers: prune",
+		Description: `Its own verbs are below.
+
+Example:
+   unionfs container prune`,
+		Subcommands: []*cli.Command{containerPruneCommand()},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError("unknown command \"container %s\"; see unionfs container --help", c.Args().First())
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
+	}
+}
+
+func containerPruneCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "prune",
+		Usage: "remove all containers that don't run",
+		Description: `Removes all containers that were created and never started, or have ended, with all that their commands wrote, and
+prints their IDs. It asks first. Volumes stay.
+
+Example:
+   unionfs container prune --filter label=job -f`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "don't ask"},
+			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			wanted, err := parseFilters(c.StringSlice("filter"))
+			if err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			if runner.NeedsUserNamespace() {
+				return againInNamespace(c, root)
+			}
+			return pruneContainers(c, root, wanted)
+		},
+	}
+}
+
+func pruneContainers(c *cli.Context, root string, wanted containerFilter) error {
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return err
+	}
+	all, err := state.List()
+	if err != nil {
+		return err
+	}
+	var old []*runner.Container
+	for _, container := range all {
+		status, err := container.Status()
+		if err == nil && status.State != runner.StateRunning && wanted(container, status) {
+			old = append(old, container)
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	if !c.Bool("force") {
+		fmt.Fprintf(c.App.ErrWriter, "Remove %d containers that don't run, with all that they changed? [y/N] ", len(old))
+		answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("reading the answer: %w", err)
+		}
+		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+			return errors.New("nothing was removed; answer y, or give -f")
+		}
+	}
+	var failed []error
+	for _, container := range old {
+		switch err := state.Remove(container); {
+		case err == nil:
+			fmt.Fprintln(c.App.Writer, container.ID)
+		case errors.Is(err, runner.ErrRunning), errors.Is(err, runner.ErrNotFound): // since we looked
+		default:
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestSecurityOptions looks at the command's status in /proc, and at what a profile of one's own refuses.
+func TestSecurityOptions(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		profile := `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["sethostname","mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":122}]}`
+		if err := os.WriteFile(filepath.Join(c.home, "profile.json"), []byte(profile), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		const status = "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\\t\\n' '  '"
+		for _, test := range []struct {
+			name   string
+			flags  []string
+			script string
+			want   string
+		}{
+			{"default", nil, status, "NoNewPrivs: 0 Seccomp: 2"},
+			{"unconfined", []string{"--security-opt", "seccomp=unconfined"}, status, "NoNewPrivs: 0 Seccomp: 0"},
+			{"no new privileges", []string{"--security-opt", "no-new-privileges"}, status, "NoNewPrivs: 1 Seccomp: 2"},
+			{"with colons", []string{"--security-opt", "no-new-privileges:true", "--security-opt", "seccomp:unconfined"}, status, "NoNewPrivs: 1 Seccomp: 0"},
+			{"own profile", []string{"--security-opt", "seccomp=profile.json"}, "mkdir /tmp/x 2>&1 | grep -o 'quota exceeded'", "quota exceeded"},
+			{"system paths", []string{"--security-opt", "systempaths=unconfined"}, "grep -c ' /proc/' /proc/mounts", "0"},
+		} {
+			r := c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "sh", "-c", test.script)...)
+			if got := strings.TrimSpace(r.stdout); got != test.want {
+				t.Errorf("%s: %q, want %q\n%s", test.name, got, test.want, r.stderr)
+			}
+		}
+		for _, option := range []string{"seccomp=/no/such/file", "seccomp", "apparmor=mine", "no-new-privileges=perhaps"} {
+			oneLine(t, c.try(t, "run", "--rm", "--security-opt", option, "bb:1", "true"), 125, strings.SplitAfter(option, "=")[0][:7])
+		}
+	})
+}
+
+// TestIsolationFlags gives each flag and looks, from inside, at what it changed.
+func TestIsolationFlags(t *testing.T) {
+	host := func(name string) string {
+		target, err := os.Readlink("/proc/self/ns/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return target
+	}
+	const capabilities = "grep -E '^Cap(Bnd|Eff):' /proc/self/status | cut -f2 | sort -u"
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		c.script(t, "mkdir -p plain")
+		for _, test := range []struct {
+			flags  []string
+			script string
+			want   string
+		}{
+			{[]string{"--cap-drop", "ALL"}, capabilities, "0000000000000000"},
+			{[]string{"--cap-drop", "all", "--cap-add", "net_bind_service,CAP_CHOWN"}, capabilities, "0000000000000401"},
+			{[]string{"--cap-add", "SYS_ADMIN", "--cap-drop", "MKNOD"}, capabilities + "; mount -t tmpfs x /tmp && echo mounted", "00000000a02425fb\nmounted"},
+			{[]string{"--cap-add", "ALL", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
+			{[]string{"--ulimit", "nofile=100:200", "--ulimit", "core=0"}, "ulimit -n; ulimit -Hn; ulimit -c", "100\n200\n0"},
+			{[]string{"--sysctl", "net.ipv4.ip_unprivileged_port_start=77", "--sysctl", "kernel.msgmax=9000"}, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax", "77\n9000"},
+			{[]string{"--shm-size", "3m"}, "df -k /dev/shm | tail -1 | awk '{print $2}'", "3072"},
+			{[]string{"--device", "/dev/fuse"}, "stat -c %t:%T /dev/fuse; exec 3<>/dev/fuse && echo opened", "a:e5\nopened"},
+			{[]string{"--device", "/dev/zero:/dev/nought:rwm"}, "head -c 3 /dev/nought | wc -c; ls /dev/fuse 2>/dev/null", "3"},
+			{[]string{"--add-host", "db:10.1.2.3", "--add-host=six=::1"}, "tail -2 /etc/hosts", "10.1.2.3\tdb\n::1\tsix"},
+			{[]string{"--init", "--pid", "private", "--userns", "host", "--ipc", "private"}, "echo $(($$ != 1))", "1"},
+			{[]string{"--ipc", "host"}, "readlink /proc/self/ns/ipc; [ -w /dev/shm ] && echo shared", host("ipc") + "\nshared"},
+			{[]string{"--uts", "host"}, "readlink /proc/self/ns/uts", host("uts")},
+			{[]string{"--cgroupns", "host"}, "readlink /proc/self/ns/cgroup", host("cgroup")},
+			{[]string{"--privileged"}, capabilities + "; grep Seccomp: /proc/self/status; grep -c ' /proc/' /proc/mounts; [ -c /dev/fuse ] && mount -t tmpfs x /tmp && echo mounted",
+				"000001ffffffffff\nSeccomp:\t0\n0\nmounted"},
+			{[]string{"--privileged", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
+		} {
+			r := c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "sh", "-c", test.script)...)
+			if got := strings.TrimSpace(r.stdout); got != test.want {
+				t.Errorf("%q: %q, want %q\n%s", test.flags, got, test.want, r.stderr)
+			}
+		}
+		for _, test := range []struct {
+			flags []string
+			want  string
+		}{
+			{[]string{"--cap-add", "SYS_MAGIC"}, "SYS_MAGIC"},
+			{[]string{"--ulimit", "nofile"}, "--ulimit nofile"},
+			{[]string{"--ulimit", "nofile=5000000000:5000000000"}, "hard limit"},
+			{[]string{"--sysctl", "vm.swappiness=1"}, "the whole host's"},
+			{[]string{"--shm-size", "much"}, "--shm-size"},
+			{[]string{"--device", "/etc/passwd"}, "not a device"},
+			{[]string{"--device", "/dev/fuse:r"}, "rwm"},
+			{[]string{"--add-host", "db"}, "--add-host"},
+			{[]string{"--stop-signal", "SIGWHAT"}, "SIGWHAT"},
+			{[]string{"--pid", "host"}, "--pid host"},
+			{[]string{"--ipc", "container:x"}, "--ipc"},
+			{[]string{"--userns", "auto"}, "--userns"},
+			{[]string{"--group-add", "nobody-there"}, ""},
+		} {
+			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "true")...), 125, test.want)
+		}
+
+		r := c.try(t, "run", "--rm", "--group-add", "4711", "--group-add", "root", "-u", "12:34", "bb:1", "id", "-G")
+		ranges := c.uid == 0 || c.subordinates
+		if ranges && strings.TrimSpace(r.stdout) != "34 0 4711" || !ranges && !strings.Contains(r.stderr, "/etc/subuid") {
+			t.Errorf("--group-add: %+v", r)
+		}
+		r = c.try(t, "run", "--rm", "--userns", "keep-id", "bb:1", "sh", "-c", "id -u; touch /tmp/x; stat -c %u /tmp/x")
+		if !ranges && r.stdout != "12346\n12346\n" || ranges && (r.code != 125 || !strings.Contains(r.stderr, "keep-id")) {
+			t.Errorf("--userns keep-id: %+v", r)
+		}
+		c.must(t, "run", "--name", "stopped-by", "--stop-signal", "USR1", "bb:1", "true")
+		config, err := filepath.Glob(filepath.Join(c.root, "containers/*/config.json"))
+		if err != nil || len(config) != 1 {
+			t.Fatal(config, err)
+		}
+		if text, err := os.ReadFile(config[0]); err != nil || !strings.Contains(string(text), `stopSignal": "USR1"`) {
+			t.Errorf("--stop-signal is not recorded: %v", err)
+		}
+		if got := c.must(t, "try", "--rm", "--cap-drop", "ALL", "sh", "-c", capabilities); strings.TrimSpace(got) != "0000000000000000" {
+			t.Errorf("try --cap-drop: %q", got)
+		}
+	})
+}
+
+// TestLimitFlags reads back the limits, as root, and the error for those who may not set any.
+func TestLimitFlags(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		if c.uid != 0 {
+			oneLine(t, c.try(t, "run", "--rm", "-m", "64m", "bb:1", "true"), 125, "limiting memory", "as root")
+			return
+		}
+		got := c.must(t, "run", "--rm", "-m", "64m", "--memory-swap=100m", "--cpus", "0.5", "--pids-limit", "30", "--cpuset-cpus", "0", "-c", "7", "--blkio-weight", "20", "bb:1",
+			"sh", "-c", "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us cpuset/cpuset.cpus cpu/cpu.shares blkio/blkio.bfq.weight")
+		if want := "67108864\n104857600\n50000\n0\n7\n20\n"; got != want {
+			t.Errorf("limits: %q, want %q", got, want)
+		}
+		if r := c.try(t, "run", "--name", "hog", "--memory", "64m", "bb:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"); r.code != 137 {
+			t.Errorf("memory hog: %+v", r)
+		}
+		if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (137, out of memory)") {
+			t.Errorf("ps: %q", got)
+		}
+		if got := c.must(t, "ps", "-a", "--format", "json"); !strings.Contains(got, `"OOMKilled":true`) {
+			t.Errorf("ps: %q", got)
+		}
+		for _, flags := range [][]string{
+			{"--memory", "1m"}, {"--memory", "lots"}, {"--memory-swap", "1g"}, {"--memory=64m", "--memory-swap=32m"}, {"--cpus", "0"},
+			{"--pids-limit", "x"}, {"--cpu-shares", "1"}, {"--blkio-weight", "5000"}, {"--cpuset-cpus", "900"},
+		} {
+			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, flags...), "bb:1", "true")...), 125)
+		}
+	})
+}

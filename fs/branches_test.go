@@ -1,0 +1,205 @@
+package fs_test
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"unionfs/fs"
+	"unionfs/internal/modeltest"
+)
+
+// mountHost mounts a file system for the length of the test.
+func mountHost(t *testing.T, source, dir, kind string, flags uintptr) {
+	t.Helper()
+	if err := unix.Mount(source, dir, kind, flags, ""); err != nil {
+		t.Fatalf("mounting %s on %s: %v", kind, dir, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmounting %s: %v", dir, err)
+		}
+	})
+}
+
+// serveStack starts another process that serves a union, and returns what ends it.
+func serveStack(t *testing.T, s *stack) (stop func()) {
+	t.Helper()
+	cmd := roleCommand(t, "serve stack", append([]string{s.mnt, s.upper, s.work, "true"}, s.lower...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "mounted\n" {
+		cmd.Process.Kill()
+		cmd.Wait()
+		t.Fatalf("the server says %q, %v", line, err)
+	}
+	return func() {
+		if err := fs.Unmount(s.mnt, false); err != nil {
+			t.Errorf("unmounting %s: %v", s.mnt, err)
+			cmd.Process.Kill()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the server of %s: %v", s.mnt, err)
+		}
+	}
+}
+
+// TestKindsOfBranches does random operations to unions whose branches are on all kinds of file systems.
+func TestKindsOfBranches(t *testing.T) {
+	rng := modeltest.NewRand(t)
+	type kind struct {
+		name string
+		// upper returns a directory for the upper and the work directory, and the type of file system for the plain
+		// directory if it has to be like it.
+		upper func(t *testing.T) (dir, plainKind string)
+		lower func(t *testing.T, s *stack)
+	}
+	ext4 := func(t *testing.T) (string, string) { return publicDir(t), "" }
+	on := func(fsType string) func(t *testing.T) (string, string) {
+		return func(t *testing.T) (string, string) {
+			dir := publicDir(t)
+			mountHost(t, "none", dir, fsType, 0)
+			return dir, fsType
+		}
+	}
+	for _, k := range []kind{
+		{"upper on tmpfs", on("tmpfs"), nil},
+		{"upper without xattrs and RENAME_WHITEOUT", on("ramfs"), nil},
+		{"lower branches of other file systems, read only", ext4, func(t *testing.T, s *stack) {
+			dir := publicDir(t)
+			mountHost(t, "none", dir, "tmpfs", 0)
+			copyTree(t, s.lower[0], dir)
+			s.lower[0] = dir
+			for i := range s.lower {
+				mountHost(t, s.lower[i], s.lower[i], "", unix.MS_BIND)
+				if err := unix.Mount("none", s.lower[i], "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{"a union below", ext4, func(t *testing.T, s *stack) {
+			below := &stack{lower: s.lower, upper: publicDir(t), work: publicDir(t), mnt: publicDir(t)}
+			t.Cleanup(serveStack(t, below))
+			// It has files in both of its branches, and whiteouts.
+			a, b := modeltest.NewPlayer(below.mnt), modeltest.NewPlayer(s.plain)
+			defer a.Close()
+			defer b.Close()
+			for range 60 {
+				op := modeltest.Random(rng)
+				if strings.Contains(op.What, "overlay") {
+					continue // to the union above it would be a mark of the format
+				}
+				_, gotErr := a.Do(op)
+				if _, wantErr := b.Do(op); gotErr != wantErr {
+					t.Fatalf("%s: %v, not %v", op.What, gotErr, wantErr)
+				}
+			}
+			s.lower = []string{below.mnt}
+		}},
+		{"a union as upper branch", func(t *testing.T) (string, string) {
+			below := newStack(t, rng, 1)
+			t.Cleanup(serveStack(t, below))
+			if err := unix.Mkdir(below.mnt+"/inside", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			return below.mnt + "/inside", ""
+		}, nil},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			s := newStackWithoutLinks(t, rng, 2)
+			dir, plainKind := k.upper(t)
+			if plainKind != "" {
+				old := s.plain
+				s.plain = publicDir(t)
+				mountHost(t, "none", s.plain, plainKind, 0)
+				copyTree(t, old, s.plain)
+			}
+			s.upper, s.work, s.volatile = dir+"/upper", dir+"/work", true
+			mkdir(t, s.upper)
+			mkdir(t, s.work)
+			if k.lower != nil {
+				k.lower(t, s)
+			}
+			s.mount(t)
+			compare(t, s.mnt, s.plain, "mounting")
+			var history []string
+			for range 3 {
+				history = append(history, playWithCopies(t, rng, s, 80)...)
+				s.unmount(t)
+				s.mount(t)
+				compare(t, s.mnt, s.plain, "mounting again after\n"+strings.Join(history, "\n"))
+			}
+			s.unmount(t)
+		})
+	}
+}
+
+// playWithCopies is play where a rename may be refused with EXDEV, so that mv(1) copies: it is then left out.
+func playWithCopies(t *testing.T, rng *rand.Rand, s *stack, steps int) (history []string) {
+	t.Helper()
+	a, b := modeltest.NewPlayer(s.mnt), modeltest.NewPlayer(s.plain)
+	defer a.Close()
+	defer b.Close()
+	for range steps {
+		op := modeltest.Random(rng)
+		got, gotErr := a.Do(op)
+		if gotErr == unix.EXDEV {
+			continue
+		}
+		want, wantErr := b.Do(op)
+		history = append(history, fmt.Sprintf("%s: %s %v", op.What, got, gotErr))
+		if got != want || gotErr != wantErr {
+			t.Fatalf("%s\nthe plain directory: %s %v", strings.Join(history, "\n"), want, wantErr)
+		}
+	}
+	compare(t, s.mnt, s.plain, strings.Join(history, "\n"))
+	return slices.Clip(history)
+}
+
+// TestFullUpper copies up a file that the upper branch has no room for. The file stays as it is, and nothing is left behind.
+func TestFullUpper(t *testing.T) {
+	b := newBranches(t)
+	content := strings.Repeat("content ", 1<<18)
+	b.inLower(t, "large", content)
+	b.inLower(t, "small", "small")
+	dir := publicDir(t)
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	b.upper, b.work = dir+"/upper", dir+"/work"
+	mkdir(t, b.upper)
+	mkdir(t, b.work)
+	b.mount(t, fs.Options{})
+	if err := unix.Chmod(b.mnt+"/large", 0o600); err != unix.ENOSPC {
+		t.Errorf("chmod: %v", err)
+	}
+	if err := unix.Rename(b.mnt+"/large", b.mnt+"/other"); err != unix.ENOSPC {
+		t.Errorf("rename: %v", err)
+	}
+	if got, err := os.ReadFile(b.mnt + "/large"); err != nil || string(got) != content {
+		t.Errorf("the file has %d bytes, %v", len(got), err)
+	}
+	if err := unix.Chmod(b.mnt+"/small", 0o600); err != nil {
+		t.Errorf("a file for which there is room: %v", err)
+	}
+	if left, err := os.ReadDir(b.work + "/new"); err != nil || len(left) > 0 {
+		t.Errorf("%v is left in the work directory, %v", left, err)
+	}
+}

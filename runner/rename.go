@@ -1,0 +1,48 @@
+package runner
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+)
+
+// Rename gives the container another name, also while it runs. Errors wrap [ErrNameInUse] when the name is taken.
+func (c *Container) Rename(name string) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("renaming container %s: %w", c.Name, err)
+	}
+	fresh, err := c.state.load(c.ID)
+	if err != nil {
+		return err
+	}
+	if fresh.Name == name {
+		return nil
+	}
+	// The new name's file is locked until the description has it: until then, the name would look free.
+	f, err := c.state.claimLocked(name, c.ID)
+	if err != nil {
+		return fmt.Errorf("renaming container %s: %w", c.Name, err)
+	}
+	defer f.Close()
+	fresh.Spec.Annotations[AnnotationName] = name
+	if err := fresh.writeSpec(); err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("renaming container %s: %w", c.Name, err)
+	}
+	c.state.releaseName(fresh.Name, c.ID)
+	c.Name = name
+	return nil
+}
+
+// writeSpec replaces config.json.
+func (c *Container) writeSpec() error {
+	config, err := json.MarshalIndent(c.Spec, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := c.configPath() + ".new"
+	if err := os.WriteFile(tmp, append(config, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.configPath())
+}
