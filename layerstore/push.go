@@ -92,14 +92,9 @@ type pusher struct {
 }
 
 func (s *Store) push(ctx context.Context, ref, as string, o *PushOptions) (*Pushed, error) {
-	target, err := parseName(as)
+	target, err := parseRemote(as, o.Insecure)
 	if err != nil {
 		return nil, err
-	}
-	if isLoopback(target.Context().RegistryStr()) || o.Insecure {
-		if target, err = parseName(as, name.Insecure); err != nil {
-			return nil, err
-		}
 	}
 	image, err := s.Image(ref)
 	if err != nil {

@@ -43,7 +43,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logsCommand(), execCommand(), topCommand(), containerCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
-			commitCommand(), exportCommand(), pushCommand(),
+			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),

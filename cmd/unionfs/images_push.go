@@ -52,6 +52,43 @@ Examples:
 	}
 }
 
+func copyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "copy",
+		Usage:     "copy an image from one registry to another",
+		ArgsUsage: "IMAGE NAME[:TAG]",
+		Description: `Copies what the first name means in its registry, for all platforms, to the second name, and keeps every digest. Nothing
+is stored on this machine. Prints the digest.
+
+Examples:
+   unionfs copy debian:12 localhost:5000/mirror/debian:12
+   unionfs copy --platform linux/arm64 alpine localhost:5000/alpine`,
+		Flags: []cli.Flag{
+			insecureFlag(),
+			&cli.StringFlag{Name: "platform", Usage: "copy only the image for `OS/ARCH`"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 2, 2, "IMAGE NAME[:TAG]"); err != nil {
+				return err
+			}
+			o := layerstore.CopyOptions{Insecure: c.Bool("insecure")}
+			if s := c.String("platform"); s != "" {
+				platform, err := layerstore.ParsePlatform(s)
+				if err != nil {
+					return usageError("%w", err)
+				}
+				o.Platform = platform
+			}
+			copied, err := layerstore.Copy(c.Context, c.Args().Get(0), c.Args().Get(1), o)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.App.Writer, copied)
+			return err
+		},
+	}
+}
+
 // describePushed is what Docker says.
 func describePushed(s layerstore.PushState) string {
 	switch s {

@@ -241,7 +241,34 @@ func TestPush(t *testing.T) {
 	if out := other.must("pull", registry+"/team/mine@"+digest); strings.TrimSpace(out) != id {
 		t.Errorf("pulled %q, pushed %s", out, id)
 	}
+	if out := b.must("copy", registry+"/team/mine:1", registry+"/team/copy:1"); out != digest+"\n" {
+		t.Errorf("copy: %q, want %s", out, digest)
+	}
+	if code, _, errs := b.try("copy", "--platform", "x", registry+"/team/mine:1", registry+"/y"); code != 2 || !strings.Contains(errs, "no platform") {
+		t.Errorf("copy for a platform that can't be: %d %q", code, errs)
+	}
 	if code, _, errs := b.try("push", "nowhere"); code != 1 || !strings.Contains(errs, "no such image") {
 		t.Errorf("push of nothing: %d %q", code, errs)
+	}
+}
+
+func TestLoginLogout(t *testing.T) {
+	registry := testimage.Registry(t) // wants no password, so any will do
+	b := newImageBench(t)
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	if out := b.must("login", "-u", "jo", "-p", "secret", registry); out != "Login Succeeded\n" {
+		t.Errorf("login: %q", out)
+	}
+	kept, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil || !strings.Contains(string(kept), registry) {
+		t.Errorf("config.json: %s, %v", kept, err)
+	}
+	b.must("logout", registry)
+	if code, _, errs := b.try("logout", registry); code != 0 || !strings.Contains(errs, "not logged in") {
+		t.Errorf("logout again: %d %q", code, errs)
+	}
+	if code, _, _ := b.try("login", "--password-stdin", registry); code != 2 {
+		t.Errorf("login --password-stdin without a user: %d", code)
 	}
 }
