@@ -162,20 +162,31 @@ func TestBackgroundKilled(t *testing.T) {
 		for _, victim := range []string{"supervisor", "init", "command"} {
 			d := w.detach(w.shell("echo on; sleep 1000 & sleep 1000; true"))
 			b := &background{t: t, w: w, status: d.status}
-			namespace := b.pidNamespace()
 			eventually(t, "all of it runs", func() bool { return len(b.inside()) == 4 && d.log() == "out:on\n" })
 			waiting := d.verb("test-wait", d.state, d.container.ID)
 			must(t, waiting.Start())
 			pid := map[string]int{"supervisor": d.status.SupervisorPID, "init": d.status.InitPID}[victim]
 			if victim == "command" {
-				for _, p := range b.inside() {
-					if data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p)); strings.HasPrefix(string(data), "sh\x00") {
-						pid = p
+				for _, p := range must1(d.container.Processes()) {
+					if p.PPID == d.status.InitPID { // the others are its children
+						pid = p.PID
 					}
 				}
 			}
+			// Numbers of processes and of namespaces are given again; a number with a start time is not.
+			started := map[int]uint64{}
+			for _, p := range append(b.inside(), d.status.SupervisorPID) {
+				started[p] = must1(startTime(p))
+			}
 			must(t, unix.Kill(pid, unix.SIGKILL))
-			eventually(t, "all of it is gone", func() bool { return len(processesWith(t, namespace)) == 0 && gone(d.status.SupervisorPID) })
+			eventually(t, "all of it is gone", func() bool {
+				for p, start := range started {
+					if now, err := startTime(p); err == nil && now == start && !gone(p) {
+						return false
+					}
+				}
+				return true
+			})
 			st, err := d.container.Status()
 			if err != nil || st.State != StateExited || st.ExitCode != 137 || (st.Error != "") != (victim == "supervisor") {
 				t.Errorf("%s killed: status is %+v, %v", victim, st, err)
