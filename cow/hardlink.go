@@ -109,7 +109,7 @@ func (u *Union) finishHardLinks() error {
 			failed = err
 			return false
 		}
-		if count, err := strconv.ParseUint(string(v), 10, 32); err != nil || st.Nlink-1 < count {
+		if count, err := strconv.ParseUint(string(v), 10, 32); err != nil || uint64(st.Nlink)-1 < count {
 			missing[id] = true
 		}
 		return true
