@@ -13,6 +13,8 @@ func (u *Union) Rename(from *Node, oldName string, to *Node, newName string, fla
 	switch {
 	case u.upper == nil:
 		return unix.EROFS
+	case !from.isDir() || !to.isDir():
+		return unix.ENOTDIR
 	case flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0, flags == unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE:
 		return unix.EINVAL
 	case reservedName(newName):
