@@ -14,7 +14,7 @@ import (
 // BenchmarkUnion has the works of "unionfs bench depth" for benchstat, for instance to compare two versions of this
 // program:
 //
-//	go test ./bench -run '^$' -bench 'peer=unionfs$' -count 10 >new.txt && benchstat old.txt new.txt
+//	go test ./bench -run '^$' -bench 'Union/./././peer=unionfs$' -count 10 >new.txt && benchstat old.txt new.txt
 //
 // or to compare peers: benchstat -col /peer new.txt.
 func BenchmarkUnion(b *testing.B) {

@@ -184,7 +184,8 @@ func runBench(c *cli.Context, progress *bench.Progress, measure func(context.Con
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// SIGPIPE too: who reads the progress may go away, and mounts must not be left behind then.
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	report, err := measure(ctx)
 	progress.End()
