@@ -153,7 +153,10 @@ func serveMount(c *cli.Context, r mountRequest, ready func() error) error {
 	if err := checkTarget(r); err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
-	union, err := openUnion(c, r)
+	// One cache for all branches: hundreds of them, each with one of its own, would exceed the process's limit.
+	descriptors := cow.NewDescriptors(0)
+	defer descriptors.Close()
+	union, err := openUnion(c, r, descriptors)
 	if err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
@@ -190,15 +193,15 @@ func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer,
 }
 
 // openUnion opens the branches of the request and merges them.
-func openUnion(c *cli.Context, r mountRequest) (*cow.Union, error) {
-	o := cow.Options{Upper: r.upper, Work: r.work}
+func openUnion(c *cli.Context, r mountRequest, descriptors *cow.Descriptors) (*cow.Union, error) {
+	o := cow.Options{Upper: r.upper, Work: r.work, Descriptors: descriptors}
 	closeAll := func() {
 		for _, b := range o.Lower {
 			b.Close()
 		}
 	}
 	for _, lower := range r.lowers {
-		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{})
+		branch, err := cow.OpenDirBranch(lower, cow.DirOptions{Descriptors: descriptors})
 		if err != nil {
 			closeAll()
 			return nil, err
