@@ -187,6 +187,11 @@ func TestBackgroundKilled(t *testing.T) {
 				}
 				return true
 			})
+			// A process whose first thread is a zombie keeps its files, and with them the lock, until its last thread has ended.
+			eventually(t, "the state says that it has ended", func() bool {
+				st, err := d.container.Status()
+				return err != nil || st.State != StateRunning
+			})
 			st, err := d.container.Status()
 			if err != nil || st.State != StateExited || st.ExitCode != 137 || (st.Error != "") != (victim == "supervisor") {
 				t.Errorf("%s killed: status is %+v, %v", victim, st, err)
