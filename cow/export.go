@@ -25,9 +25,6 @@ type Exported struct {
 	n *Node
 }
 
-// IsDir reports whether it is a directory.
-func (x *Exported) IsDir() bool { return x.Attr.IsDir() }
-
 // WriteTo writes the content of a regular file, exactly Attr.Size bytes of it. A file that is cut while it is read is an error.
 func (x *Exported) WriteTo(w io.Writer) (int64, error) {
 	f, err := x.u.Data(x.n)

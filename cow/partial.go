@@ -32,13 +32,12 @@ type partial struct {
 
 	// mu is held shared while data is read or blocks that are the file's own are written, and exclusively while other
 	// blocks become its own.
-	mu      sync.RWMutex
-	record  []byte // the mapped record
-	bits    []byte // the part of it that has a bit for each block
-	missing int    // blocks that are still the lower's
-	whole   bool   // complete, or given up: nobody takes it up any more
-	refs    int    // Files that use fd; the partial counts as one until it is whole
-	refsMu  sync.Mutex
+	mu     sync.RWMutex
+	record []byte // the mapped record
+	bits   []byte // the part of it that has a bit for each block
+	whole  bool   // complete, or given up: nobody takes it up any more
+	refs   int    // Files that use fd; the partial counts as one until it is whole
+	refsMu sync.Mutex
 }
 
 // partials is the set of them.
@@ -58,10 +57,7 @@ func (p *partial) owns(block int) bool { return p.bits[block/8]&(1<<(block%8)) !
 
 // take marks a block as the file's own. The caller holds mu exclusively.
 func (p *partial) take(block int) {
-	if !p.owns(block) {
-		p.bits[block/8] |= 1 << (block % 8)
-		p.missing--
-	}
+	p.bits[block/8] |= 1 << (block % 8)
 }
 
 // extent is where a block is in the file.

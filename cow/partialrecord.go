@@ -24,8 +24,7 @@ func (p *partial) makeRecord(path string, low *Attr) error {
 	head = binary.LittleEndian.AppendUint64(head, uint64(low.Mtime.Nsec))
 	head = binary.LittleEndian.AppendUint32(head, uint32(len(path)))
 	head = append(head, path...)
-	p.missing = p.blocks()
-	length := len(head) + (p.missing+7)/8
+	length := len(head) + (p.blocks()+7)/8
 	fd, err := unix.Openat(b.partial, partialName(p.ino, "map"), unix.O_CREAT|unix.O_TRUNC|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err

@@ -30,32 +30,25 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 		return nil, h.status("read", err)
 	}
 	off := int64(in.Offset)
-	if !f.Direct() {
-		got, err := f.ReadAt(buf, off)
-		f.Release()
-		if err != nil {
-			return nil, h.status("read", err)
-		}
-		return fuse.ReadResultVector([][]byte{buf[:got]}), fuse.OK
-	}
-	size := min(int64(len(buf)), f.Size-off)
-	if size >= spliceMin && size <= spliceMax {
+	if size := min(int64(len(buf)), f.Size-off); f.Direct() && size >= spliceMin && size <= spliceMax {
 		if size, err = present(&f, off, size); err != nil {
 			f.Release()
 			return nil, h.status("read", err)
 		}
+		if off >= 0 && size >= spliceMin {
+			return &dataResult{f: f, off: off, size: int(size)}, fuse.OK
+		}
 	}
-	if off < 0 || size <= 0 {
-		f.Release()
-		return fuse.ReadResultData(nil), fuse.OK
+	got := 0
+	if off >= 0 {
+		got, err = f.ReadAt(buf, off)
 	}
-	if size >= spliceMin && size <= spliceMax {
-		return &dataResult{f: f, off: f.Off + off, size: int(size)}, fuse.OK
-	}
-	got, err := pread(f.FD, buf[:size], f.Off+off)
 	f.Release()
 	if err != nil {
 		return nil, h.status("read", err)
+	}
+	if got == 0 {
+		return fuse.ReadResultData(nil), fuse.OK
 	}
 	r := h.results.Get().(*copied)
 	r.data[0] = buf[:got]
@@ -73,25 +66,6 @@ func present(f *cow.File, off, size int64) (int64, error) {
 		return 0, err
 	}
 	return min(size, st.Size-off), nil
-}
-
-// pread reads until buf is full or the file ends.
-func pread(fd int, buf []byte, off int64) (int, error) {
-	got := 0
-	for got < len(buf) {
-		n, err := unix.Pread(fd, buf[got:], off+int64(got))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return got, err
-		}
-		if n == 0 {
-			break
-		}
-		got += n
-	}
-	return got, nil
 }
 
 // copied is the answer to a READ in memory. Since it has Slices, it is sent by one writev(2); fuse.ReadResultData would go
@@ -116,19 +90,19 @@ func (r *copied) Done() {
 // has the data.
 type dataResult struct {
 	f    cow.File
-	off  int64 // in the descriptor
+	off  int64 // in the file
 	size int
 }
 
 func (r *dataResult) Seekable() (fd uintptr, off int64, size int) {
-	return uintptr(r.f.FD), r.off, r.size
+	return uintptr(r.f.FD), r.f.Off + r.off, r.size
 }
 
 func (r *dataResult) Size() int { return r.size }
 
 // Bytes is called when splicing does not work.
 func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
-	n, err := pread(r.f.FD, buf[:min(len(buf), r.size)], r.off)
+	n, err := r.f.ReadAt(buf[:min(len(buf), r.size)], r.off)
 	return buf[:n], fuse.ToStatus(err)
 }
 

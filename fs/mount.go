@@ -184,9 +184,6 @@ func (s *Server) Wait() { <-s.done }
 // Done is closed when the mount is gone and all requests are answered.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Target is the absolute path that the union is mounted on.
-func (s *Server) Target() string { return s.target }
-
 // Device returns a duplicate of the FUSE descriptor. Whoever holds one keeps the mount from dying with this process.
 func (s *Server) Device() (*os.File, error) {
 	c, err := s.dev.SyscallConn()

@@ -145,11 +145,7 @@ func apply(c *cli.Context, container *runner.Container, d *cow.Difference) error
 
 // withDifference calls do with the container that the command line names and what it has changed.
 func withDifference(c *cli.Context, do func(*runner.Container, *cow.Difference) error) error {
-	root, err := stateRoot(c)
-	if err != nil {
-		return err
-	}
-	container, err := findContainer(root, c.Args().First())
+	root, container, err := namedContainer(c)
 	if err != nil {
 		return err
 	}

@@ -38,11 +38,7 @@ Examples:
 }
 
 func execInContainer(c *cli.Context) error {
-	root, err := stateRoot(c)
-	if err != nil {
-		return err
-	}
-	container, err := findContainer(root, c.Args().First())
+	_, container, err := namedContainer(c)
 	if err != nil {
 		return err
 	}

@@ -153,11 +153,7 @@ func exportContainer(c *cli.Context, root string, container *runner.Container) e
 // withEnded calls do with the container that the command line names, which is of an image and doesn't run. Its upper branch
 // is then whole, also if its supervisor was killed, and may be read by itself.
 func withEnded(c *cli.Context, do func(root string, container *runner.Container) error) error {
-	root, err := stateRoot(c)
-	if err != nil {
-		return err
-	}
-	container, err := findContainer(root, c.Args().First())
+	root, container, err := namedContainer(c)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/docker/go-units"
@@ -37,16 +39,12 @@ Example:
 			if err != nil {
 				return err
 			}
-			o := layerstore.PruneOptions{DryRun: c.Bool("dry-run")}
-			for id := range users {
-				o.Keep = append(o.Keep, id)
-			}
-			pruned, err := store.Prune(o)
+			pruned, err := store.Prune(layerstore.PruneOptions{DryRun: c.Bool("dry-run"), Keep: slices.Collect(maps.Keys(users))})
 			if err != nil {
 				return err
 			}
 			deleted, total := "Deleted", "Total reclaimed space"
-			if o.DryRun {
+			if c.Bool("dry-run") {
 				deleted, total = "Would delete", "Total reclaimable space"
 			}
 			for _, id := range pruned.Images {
@@ -106,11 +104,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			var active []digest.Digest
-			for id := range users {
-				active = append(active, id)
-			}
-			usage, err := store.Usage(active)
+			usage, err := store.Usage(slices.Collect(maps.Keys(users)))
 			if usage == nil {
 				return err
 			}

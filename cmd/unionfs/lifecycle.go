@@ -140,11 +140,7 @@ Examples:
 			if err := arguments(c, 1, 1, "one CONTAINER with --attach"); err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			container, err := findContainer(root, c.Args().First())
+			root, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}
@@ -286,11 +282,7 @@ Example:
 			if err := arguments(c, 2, 2, "CONTAINER NAME"); err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			container, err := findContainer(root, c.Args().First())
+			_, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}

@@ -44,11 +44,7 @@ Examples:
 					return usageError("--since: %w", err)
 				}
 			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			container, err := findContainer(root, c.Args().First())
+			_, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}

@@ -27,11 +27,7 @@ func superviseCommand() *cli.Command {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			container, err := findContainer(root, c.Args().First())
+			_, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}
@@ -123,6 +119,15 @@ func ownerPolicy() (cow.OwnerPolicy, error) {
 		}
 	}
 	return policy, nil
+}
+
+// namedContainer finds the container that the first argument names, and where the state is.
+func namedContainer(c *cli.Context) (root string, container *runner.Container, err error) {
+	if root, err = stateRoot(c); err != nil {
+		return "", nil, err
+	}
+	container, err = findContainer(root, c.Args().First())
+	return root, container, err
 }
 
 // findContainer finds a container by name, ID, or the start of its ID.

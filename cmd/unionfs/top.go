@@ -27,11 +27,7 @@ Example:
 			if err := arguments(c, 1, 1, "CONTAINER"); err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			container, err := findContainer(root, c.Args().First())
+			_, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}
