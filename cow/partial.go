@@ -352,6 +352,12 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 		}
 		return nil, err
 	}
+	u.addPartial(p)
+	return p, nil
+}
+
+// addPartial makes a copy under way findable for partialOf.
+func (u *Union) addPartial(p *partial) {
 	s := &u.partials
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -360,7 +366,6 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 	}
 	s.live[p.ino] = p
 	s.count.Add(1)
-	return p, nil
 }
 
 // completeLater has a published copy completed in the background.
