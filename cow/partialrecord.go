@@ -99,7 +99,10 @@ func (u *Union) recoverPartial(number string) error {
 		}
 		return nil
 	})
-	return errors.Join(err, unix.Fdatasync(p.fd))
+	if err := errors.Join(err, unix.Fdatasync(p.fd)); err != nil {
+		return err
+	}
+	return unmarkMetacopy(u.upper.partial, number+".data") // if it was to be completed by block
 }
 
 // resumePartials goes on with the copies that a killed union had under way, in the background.
@@ -121,6 +124,9 @@ func (u *Union) resumePartials() error {
 		}
 		if p == nil {
 			continue
+		}
+		if err := unmarkMetacopy(b.partial, number+".data"); err != nil {
+			return err
 		}
 		resumed[number] = true
 		u.addPartial(p)
