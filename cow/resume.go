@@ -206,26 +206,43 @@ func (u *Union) keptNode(id uint64) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{id: id, kind: st.Mode & unix.S_IFMT, inUpper: true, parked: true, part: u.partialOf(st.Ino)}
-	if n.isDir() {
-		n.dir = &directory{loaded: true}
-		return u.adopt(n), nil
-	}
-	meta, _, err := metadataOnly(u.upper.park, idName(id))
-	if err != nil {
-		return nil, err
-	}
-	if meta && n.regular() {
-		low, in, err := u.lowerByID(id)
-		if err != nil {
-			return nil, err
-		}
-		n.meta, n.low, n.lowIn = true, low, in
-	}
-	return u.adopt(n), nil
+	return n, u.adoptUpper(n, u.upper.park)
 }
 
-// removedNode is a file of a lower branch that the union has no name for.
+// adoptUpper completes a node of a file that the upper branch has in a directory of the work directory, and adopts it.
+func (u *Union) adoptUpper(n *Node, dir int) error {
+	if n.isDir() {
+		n.dir = &directory{loaded: true}
+		u.adopt(n)
+		return nil
+	}
+	meta, _, err := metadataOnly(dir, idName(n.id))
+	if err != nil {
+		return err
+	}
+	if meta && n.regular() {
+		if n.low, n.lowIn, err = u.lowerByID(n.id); err != nil {
+			return err
+		}
+		n.meta, n.anchored = true, true // where it is, nobody will look for its data
+	}
+	u.adopt(n)
+	return nil
+}
+
+// removedNode is a file that the union has no name for: a hard link in work/index, or a file of a lower branch.
 func (u *Union) removedNode(id uint64) (*Node, error) {
+	if u.upper != nil && u.upper.hasHardLinks() {
+		var st unix.Stat_t
+		err := statAt(u.upper.index, idName(id), &st)
+		if err == nil {
+			n := &Node{id: id, kind: st.Mode & unix.S_IFMT, inUpper: true, indexed: true, part: u.partialOf(st.Ino)}
+			return n, u.adoptUpper(n, u.upper.index)
+		}
+		if err != unix.ENOENT {
+			return nil, err
+		}
+	}
 	low, in, err := u.lowerByID(id)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"unionfs/internal/modeltest"
@@ -24,7 +26,6 @@ var takeoverKills = flag.Int("takeover-kills", 60, "how often the takeover tests
 
 // mounted is a mount in the background.
 type mounted struct {
-	unionfs                  string
 	lower, upper, mnt, plain string
 }
 
@@ -35,7 +36,7 @@ func newMounted(t *testing.T, rng *rand.Rand, options ...string) *mounted {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mounted{unionfs: shared.unionfs, lower: base + "/lower", upper: base + "/upper", mnt: base + "/mnt", plain: base + "/plain"}
+	m := &mounted{lower: base + "/lower", upper: base + "/upper", mnt: base + "/mnt", plain: base + "/plain"}
 	t.Cleanup(func() {
 		if err := os.RemoveAll(base); err != nil {
 			t.Error(err)
@@ -58,15 +59,15 @@ func newMounted(t *testing.T, rng *rand.Rand, options ...string) *mounted {
 func (m *mounted) mount(t *testing.T, options ...string) {
 	t.Helper()
 	args := append([]string{"mount", "--lower", m.lower, "--upper", m.upper}, options...)
-	must(t, m.unionfs, append(args, m.mnt)...)
+	m.unionfs(t, append(args, m.mnt)...)
 }
 
 func (m *mounted) unmount(t *testing.T) {
 	t.Helper()
-	if !isMounted(t, m.mnt) {
+	if on, err := mountinfo.Mounted(m.mnt); err != nil || !on {
 		return
 	}
-	must(t, m.unionfs, "umount", m.mnt)
+	m.unionfs(t, "umount", m.mnt)
 	for deadline := time.Now().Add(5 * time.Second); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after umount there are still the processes %v", m.processes(t))
@@ -74,7 +75,15 @@ func (m *mounted) unmount(t *testing.T) {
 	}
 }
 
-// processes are the holder and the server of the mount, by their parent's ID.
+// unionfs runs the program, as root.
+func (m *mounted) unionfs(t *testing.T, args ...string) {
+	t.Helper()
+	if r := run(t, exec.Command(shared.unionfs, args...)); r.code != 0 {
+		t.Fatalf("unionfs %q: exit code %d\n%s%s", args, r.code, r.stdout, r.stderr)
+	}
+}
+
+// processes are the holder and the server of the mount, with their parents.
 func (m *mounted) processes(t *testing.T) map[int]int {
 	t.Helper()
 	found := map[int]int{}
@@ -97,7 +106,7 @@ func (m *mounted) processes(t *testing.T) map[int]int {
 		if err1 != nil || err2 != nil || fields[0] == "Z" {
 			continue
 		}
-		found[parent] = pid
+		found[pid] = parent
 	}
 	return found
 }
@@ -106,9 +115,9 @@ func (m *mounted) processes(t *testing.T) map[int]int {
 func (m *mounted) server(t *testing.T) int {
 	t.Helper()
 	processes := m.processes(t)
-	for _, pid := range processes {
-		if child, ok := processes[pid]; ok {
-			return child
+	for pid, parent := range processes {
+		if _, ok := processes[parent]; ok {
+			return pid
 		}
 	}
 	return 0

@@ -136,6 +136,9 @@ func start(h *handler, fd int, target string, o *Options, before func() error) (
 	if err != nil {
 		return nil, fmt.Errorf("answering the kernel: %w", err)
 	}
+	if h.journal != nil {
+		keepResident(s.raw)
+	}
 	if before != nil {
 		if err := before(); err != nil {
 			unix.Close(fd)

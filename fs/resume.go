@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"unsafe"
 
@@ -103,6 +104,31 @@ func resend(fd int) error {
 		return errors.New("the kernel can't send requests again; that takes Linux 6.9")
 	}
 	return err
+}
+
+// keepResident has the library read requests into resident memory only. Where the kernel has to fault a page in while it hands
+// a request to a process that is just being killed, it gives up and answers the request with EIO, and nobody can carry it out
+// any more (fs/fuse/dev.c, fuse_dev_do_read; mm/gup.c looks for a fatal signal first). Into resident memory it copies, and
+// the request comes again.
+//
+// The library offers no way to say where its buffers come from. Without its field of this name all works but for that.
+func keepResident(server *fuse.Server) {
+	field := reflect.ValueOf(server).Elem().FieldByName("readPool")
+	if !field.IsValid() || field.Type() != reflect.TypeFor[sync.Pool]() {
+		return
+	}
+	pool := (*sync.Pool)(unsafe.Pointer(field.UnsafeAddr()))
+	fresh := pool.New
+	pool.New = func() any {
+		buf := fresh()
+		if b, ok := buf.([]byte); ok {
+			for i := 0; i < len(b); i += os.Getpagesize() {
+				b[i] = 0
+			}
+		}
+		return buf
+	}
+	pool.Get() // what INIT was read into
 }
 
 // resentBit marks the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND).

@@ -40,11 +40,13 @@ type Config struct {
 
 const (
 	// A server that lives shorter than this, or never was ready, has failed: the next one is started after a pause that
-	// doubles from firstPause to lastPause, and after maxFailures such in a row no more.
-	shortLife   = 50 * time.Millisecond
-	firstPause  = 10 * time.Millisecond
-	lastPause   = time.Second
-	maxFailures = 10
+	// doubles from firstPause to lastPause, and after maxFailures such in a row no more. Of one that somebody killed it
+	// takes killsAllowed times as many: that is no sign that the next one will fail as well.
+	shortLife    = 50 * time.Millisecond
+	firstPause   = 10 * time.Millisecond
+	lastPause    = time.Second
+	maxFailures  = 10
+	killsAllowed = 10
 )
 
 // ExitError is the end of a mount by its server's failure.
@@ -149,13 +151,18 @@ func (h *holder) run() error {
 				h.refuse(s)
 			}
 			pause := time.Duration(0)
-			if s.ready.IsZero() || time.Since(s.ready) < shortLife {
-				failures++
-				pause = min(firstPause<<(failures-1), lastPause)
-			} else {
+			switch {
+			case !s.ready.IsZero() && time.Since(s.ready) >= shortLife:
 				failures = 0
+			case s.killed():
+				failures++
+			default:
+				failures += killsAllowed
 			}
-			if failures >= maxFailures {
+			if n := failures / killsAllowed; n > 0 {
+				pause = min(firstPause<<(n-1), lastPause)
+			}
+			if failures >= maxFailures*killsAllowed {
 				h.Log.Error("the server of the mount ends as soon as it is started; giving up, and ending the mount", "err", h.result(s))
 				return h.result(s)
 			}
@@ -224,6 +231,12 @@ func (h *holder) start(program *os.File, standby bool) error {
 		h.events <- event{from: s, end: true}
 	}()
 	return nil
+}
+
+// killed reports whether a server that has ended was ended by SIGKILL.
+func (s *server) killed() bool {
+	status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == unix.SIGKILL
 }
 
 // packet does what a server's packet asks for.
