@@ -40,7 +40,7 @@ type Saved struct {
 
 // Save writes images to one archive: the same images give the same bytes. An image that is given by a name is saved under
 // that name. In an OCI layout, layers are compressed as the image's manifest says; as compressed blobs are not kept, those of a
-// pulled image may get other digests by that, and its manifest with them (see Push).
+// pulled image may get other digests by that, and its manifest with them (see Push). There, Docker's manifests become OCI's.
 func (s *Store) Save(ctx context.Context, w io.Writer, refs []string, format SaveFormat) ([]Saved, error) {
 	out := newTarBundleWriter(w)
 	saved, err := s.save(ctx, out, refs, format)
@@ -219,7 +219,7 @@ func (v *saver) layout(ctx context.Context, images []savedImage) ([]Saved, error
 		one.Digest, one.Same = digest.FromBytes(raw), string(raw) == string(i.record.Manifest)
 		saved = append(saved, one)
 		platform := i.config.Platform
-		d := ocispec.Descriptor{MediaType: i.record.ManifestType, Digest: one.Digest, Size: int64(len(raw)), Platform: &platform}
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: one.Digest, Size: int64(len(raw)), Platform: &platform}
 		if len(i.names) == 0 {
 			index.Manifests = append(index.Manifests, d)
 		}
@@ -237,6 +237,15 @@ func (v *saver) layout(ctx context.Context, images []savedImage) ([]Saved, error
 }
 
 func layoutBlob(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
+
+// ociManifest makes an OCI manifest of Docker's: the media types are others, and the digest is.
+func ociManifest(r *imageRecord, layers []layerRecord) ([]byte, error) {
+	made, err := ociRecord(r.Config, slices.Clone(layers))
+	if err != nil {
+		return nil, err
+	}
+	return made.Manifest, nil
+}
 
 // layoutImage writes the blobs of one image and returns its manifest. Layers are compressed side by side and written in
 // order.
@@ -297,7 +306,13 @@ func (v *saver) layoutImage(ctx context.Context, i *Image) ([]byte, error) {
 		v.made[l] = layers[n]
 	}
 	raw := i.record.Manifest
-	if !slices.Equal(layers, i.record.Layers) {
+	if i.record.ManifestType != ocispec.MediaTypeImageManifest {
+		// As in every program that writes OCI layouts: some of those that read them know no other manifest.
+		var err error
+		if raw, err = ociManifest(i.record, layers); err != nil {
+			return nil, err
+		}
+	} else if !slices.Equal(layers, i.record.Layers) {
 		var err error
 		if raw, err = replaceLayers(raw, layers); err != nil {
 			return nil, err

@@ -60,7 +60,7 @@ Examples:
 			}
 			for _, s := range saved {
 				if s.Digest != "" && !s.Same && !c.Bool("quiet") {
-					fmt.Fprintf(c.App.ErrWriter, "unionfs: layers of %s were compressed anew, so its digest there is a new one: %s\n", shortID(string(s.Image)), s.Digest)
+					fmt.Fprintf(c.App.ErrWriter, "unionfs: the manifest of %s had to be changed for this format, so its digest there is a new one: %s\n", shortID(string(s.Image)), s.Digest)
 				}
 			}
 			return err
