@@ -131,6 +131,9 @@ func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64, copyAll boo
 			fd = -1
 		}
 	}()
+	if u.standsFor(low.Mode, u.owners.copied(low)) {
+		return -1, u.copyStandIn(n, tmp, low)
+	}
 	switch n.kind {
 	case unix.S_IFREG:
 		fd, err = unix.Openat(fresh, tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -288,6 +291,10 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 			return err
 		}
 		mode = virtualMode
+	} else if u.owners.recorded(owner) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
 	} else if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 		return err
 	}
@@ -301,7 +308,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
+		if _, ok := unescapeXattr(x); !ok || (u.owners.Xattr || u.owners.Record) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)
