@@ -123,6 +123,11 @@ func New(o Options) (_ *Union, err error) {
 			return nil, err
 		}
 		u.root.inUpper = true
+		if u.owners.Record {
+			if err := u.upper.markRecorded(); err != nil {
+				return nil, err
+			}
+		}
 		if opaque, _, err := markedOpaque(u.upper.root, ""); err != nil {
 			return nil, fmt.Errorf("reading upper branch %s: %w", o.Upper, err)
 		} else if opaque {
