@@ -19,7 +19,7 @@ USER_PACKAGES := fuse3 uidmap
 TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry e2fsprogs fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace zstd
 
 # The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
-BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs mergerfs podman runc skopeo umoci unionfs-fuse
+BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 30m
@@ -56,6 +56,10 @@ test: test-deps lint build ## Check and test everything
 bench: build ## Measure unionfs beside its peers, and make a page of it: build/bench/index.html
 	@scripts/install-packages $(USER_PACKAGES) $(BENCH_PACKAGES)
 	$(BIN) bench full --out build/bench
+
+.PHONY: bench-docs
+bench-docs: build ## Make docs/benchmarks.md of what "make bench" measured last, or of REPORT=FILE
+	$(BIN) bench show $(or $(REPORT),build/bench/report.json) --docs docs
 
 .PHONY: vet
 vet: ## Run go vet

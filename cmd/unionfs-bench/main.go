@@ -50,7 +50,8 @@ Examples:
 			&cli.StringFlag{Name: "root", Usage: "take images from the store in `DIR`", EnvVars: []string{"UNIONFS_ROOT"}, DefaultText: "the user's own"},
 		},
 		Commands: []*cli.Command{
-			depthCommand(), copyUpCommand(), memoryCommand(), runCommand(), pullCommand(), fullCommand(), showCommand(),
+			depthCommand(), copyUpCommand(), memoryCommand(), runCommand(), imagesCommand(), volumeCommand(),
+			fullCommand(), showCommand(), volumeWorkCommand(),
 		},
 		HideHelpCommand: true,
 		HideVersion:     true,
