@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
+	"unionfs/network"
 	"unionfs/runner"
 )
 
@@ -52,7 +53,7 @@ Examples:
 				}
 				return nil
 			}
-			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"}, rows)
+			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, rows)
 		},
 	}
 }
@@ -73,6 +74,7 @@ type containerRow struct {
 	ExitCode  int
 	OOMKilled bool
 	Error     string `json:",omitempty"`
+	Ports     string
 	Names     string
 }
 
@@ -82,7 +84,7 @@ func (r containerRow) columns() []string {
 	if runes := []rune(command); len(runes) > most {
 		command = string(runes[:most-1]) + "…"
 	}
-	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Names}
+	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
 }
 
 func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
@@ -94,6 +96,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 	if err != nil {
 		return nil, err
 	}
+	_ = network.OpenStore(root).Sweep() // the next that may change the network does it
 	var rows []containerRow
 	for _, container := range containers {
 		status, err := container.Status()
@@ -116,6 +119,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			ExitCode:  status.ExitCode,
 			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
+			Ports:     portText(portsOf(connectionsOf(root, container))),
 			Names:     container.Name,
 		})
 	}
@@ -221,6 +225,9 @@ func removeContainer(state *runner.State, ref string, force bool) (string, error
 	}
 	if force && errors.Is(err, runner.ErrNotFound) {
 		err = nil // --rm was faster
+	}
+	if err == nil {
+		_ = network.OpenStore(state.Root()).Sweep() // the next that may change the network does it
 	}
 	return container.Name, err
 }

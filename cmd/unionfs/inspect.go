@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"unionfs/runner"
@@ -85,7 +84,7 @@ func inspectContainer(root, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return detailsOf(container, status), nil
+	return detailsOf(root, container, status), nil
 }
 
 // containerDetails is a container in the shape of Docker's "inspect" (Engine API 1.47, ContainerInspect), as far as it has
@@ -130,9 +129,7 @@ type containerDetails struct {
 		StopSignal  string
 		StopTimeout int
 	}
-	NetworkSettings struct {
-		Networks map[string]struct{}
-	}
+	NetworkSettings networkSettings
 }
 
 type mountDetails struct {
@@ -143,7 +140,7 @@ type mountDetails struct {
 	RW          bool
 }
 
-func detailsOf(container *runner.Container, status *runner.Status) containerDetails {
+func detailsOf(root string, container *runner.Container, status *runner.Status) containerDetails {
 	spec := container.Spec
 	d := containerDetails{ID: container.ID, Created: status.Created, Name: "/" + container.Name, LogPath: container.LogPath()}
 	d.Path, d.Args = spec.Process.Args[0], spec.Process.Args[1:]
@@ -165,10 +162,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 		d.Image = container.Image()
 	}
 	d.HostConfig.AutoRemove = container.AutoRemove()
-	d.HostConfig.NetworkMode = "host"
-	if slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {
-		d.HostConfig.NetworkMode = "none"
-	}
+	d.HostConfig.NetworkMode = networkMode(container)
 	d.HostConfig.ReadonlyRootfs = spec.Root != nil && spec.Root.Readonly
 	d.Mounts = []mountDetails{}
 	for _, m := range spec.Mounts {
@@ -200,7 +194,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 	d.Config.Labels = labelsOf(container)
 	d.Config.StopSignal = signalName(container)
 	d.Config.StopTimeout = int(container.StopTimeout() / time.Second)
-	d.NetworkSettings.Networks = map[string]struct{}{d.HostConfig.NetworkMode: {}}
+	d.NetworkSettings = networkSettingsOf(root, container)
 	return d
 }
 
@@ -216,7 +210,7 @@ func labelsOf(container *runner.Container) map[string]string {
 	labels := map[string]string{}
 	maps.Copy(labels, container.Spec.Annotations)
 	maps.DeleteFunc(labels, func(name, _ string) bool {
-		return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == runner.AnnotationStopSignal
+		return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == annotationNetwork || name == runner.AnnotationStopSignal
 	})
 	return labels
 }

@@ -27,7 +27,7 @@ type processRequest struct {
 	hostname   string
 	readOnly   bool
 	terminal   bool
-	network    string // "none" or "host"
+	network    networkRequest
 	volumes    []volumes.Volume
 	isolation  isolation
 	resources  *specs.LinuxResources // nil for no limits
@@ -79,13 +79,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 		spec.Annotations[runner.AnnotationStopSignal] = config.StopSignal
 	}
 
-	switch r.network {
-	case "none":
-	case "host":
-		runner.ShareHostNetwork(spec)
-	default:
-		return nil, usageError("unknown network %q; known are none and host", r.network)
-	}
+	r.network.apply(spec)
 	if err := addVolumes(spec, r.volumes, store); err != nil {
 		return nil, err
 	}

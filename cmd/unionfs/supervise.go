@@ -27,13 +27,14 @@ func superviseCommand() *cli.Command {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
 			}
-			_, container, err := namedContainer(c)
+			root, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}
 			// Whoever waits for the container hears of errors, and says them.
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
 				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
+				Network:   containerNetwork(root, container),
 			}); err != nil {
 				return &exitError{code: exitRunFailed}
 			}
