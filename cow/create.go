@@ -232,7 +232,7 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 	if n.isDir() {
 		return unix.EPERM
 	}
-	if err := u.copyUp(n, wholeSize); err != nil {
+	if err := u.copyUpToMove(n); err != nil {
 		return err
 	}
 	u.tree.RLock()
@@ -267,7 +267,7 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 		return err
 	}
 	u.addLink(n, dir, name, true)
-	dir.dir.put(upperName{name: name, id: n.id, kind: n.kind})
+	dir.dir.put(n.upperName(name))
 	u.ref(n)
 	return u.getattr(n, a)
 }

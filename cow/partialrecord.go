@@ -157,7 +157,10 @@ func (u *Union) recoverPartial(number string) error {
 		}
 		return nil
 	})
-	return errors.Join(err, unix.Fdatasync(fd))
+	if err := errors.Join(err, unix.Fdatasync(fd)); err != nil {
+		return err
+	}
+	return unmarkMetacopy(b.partial, number+".data") // if it was to be completed by block
 }
 
 // parseRecord reads the beginning of a record; head is its length.

@@ -78,13 +78,15 @@ func (u *Union) truncate(n *Node, size uint64) error {
 	return unix.Ftruncate(f.FD, int64(size))
 }
 
-// change does something to the metadata of a node where the upper branch has it, after having copied it up. do is called with
-// tree and n.mu held.
+// change does something to the metadata of a node where the upper branch has it, after having copied that up. do is called
+// with tree and n.mu held, and where the data is not copied up it isn't meanwhile.
 func (u *Union) change(n *Node, do func(place) error) error {
 	if !n.isDir() {
-		if err := u.copyUp(n, wholeSize); err != nil {
+		unlock, err := u.copyUpMetadata(n)
+		if err != nil {
 			return err
 		}
+		defer unlock()
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()

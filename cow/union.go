@@ -46,6 +46,9 @@ type Options struct {
 	// be read by programs that don't know overlay.redirect.
 	NoRedirect bool
 
+	// Metacopy says what becomes of the data of files of which only the metadata changes.
+	Metacopy Metacopy
+
 	// Descriptors is the cache of open files; nil makes one of the default size.
 	Descriptors *Descriptors
 }
@@ -61,6 +64,7 @@ type Union struct {
 	fds    *Descriptors
 
 	volatile, noRedirect bool
+	metacopy             Metacopy
 
 	ownFDs bool
 	upper  *upperBranch // nil if read only
@@ -82,7 +86,7 @@ type shard struct {
 
 // New merges branches. The error says which branch is at fault and why; the branches are then closed.
 func New(o Options) (_ *Union, err error) {
-	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect}
+	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect, metacopy: o.Metacopy}
 	defer func() {
 		if err != nil {
 			u.Close()
@@ -133,7 +137,12 @@ func New(o Options) (_ *Union, err error) {
 func (u *Union) Close() error {
 	var errs []error
 	if u.upper != nil {
-		errs = append(errs, u.finishPartials(), u.finishHardLinks(), u.upper.close())
+		errs = append(errs, u.finishPartials())
+		err := u.finishHardLinks()
+		if err == nil {
+			err = u.finishMetacopies() // all of them have names in the upper branch now
+		}
+		errs = append(errs, err, u.upper.close())
 	}
 	for _, b := range u.lowers {
 		errs = append(errs, b.Close())

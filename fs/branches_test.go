@@ -187,14 +187,30 @@ func TestFullUpper(t *testing.T) {
 	mkdir(t, b.upper)
 	mkdir(t, b.work)
 	b.mount(t, fs.Options{})
-	if err := unix.Chmod(b.mnt+"/large", 0o600); err != unix.ENOSPC {
+	fill := func(path string) {
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Fallocate(fd, 0, 0, 1); err != unix.ENOSPC {
+			t.Errorf("a change of the data of %s: %v", path, err)
+		}
+	}
+	fill(b.mnt + "/large")
+	// These need no room for the data.
+	if err := unix.Chmod(b.mnt+"/large", 0o600); err != nil {
 		t.Errorf("chmod: %v", err)
 	}
-	if err := unix.Rename(b.mnt+"/large", b.mnt+"/other"); err != unix.ENOSPC {
+	if err := unix.Rename(b.mnt+"/large", b.mnt+"/other"); err != nil {
 		t.Errorf("rename: %v", err)
 	}
-	if got, err := os.ReadFile(b.mnt + "/large"); err != nil || string(got) != content {
+	fill(b.mnt + "/other")
+	if got, err := os.ReadFile(b.mnt + "/other"); err != nil || string(got) != content {
 		t.Errorf("the file has %d bytes, %v", len(got), err)
+	}
+	if err := unix.Unlink(b.mnt + "/other"); err != nil {
+		t.Errorf("unlink: %v", err)
 	}
 	if err := unix.Chmod(b.mnt+"/small", 0o600); err != nil {
 		t.Errorf("a file for which there is room: %v", err)

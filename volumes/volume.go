@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -234,7 +233,7 @@ func (v *Volume) addOptions(options []string) error {
 		case group >= 0:
 			v.Options = append(v.Options, option)
 		case v.Kind == Tmpfs && hasValue && (key == "size" || key == "mode" || key == "uid" || key == "gid" || key == "nr_inodes"):
-			if !sizeOrNumber.MatchString(val) {
+			if !isSizeOrNumber(val) {
 				return fmt.Errorf("option %s: %q is not a number", key, val)
 			}
 			v.Options = append(v.Options, option)
@@ -245,13 +244,30 @@ func (v *Volume) addOptions(options []string) error {
 	return nil
 }
 
-var sizeOrNumber = regexp.MustCompile(`^[0-9]+[kKmMgG%]?$`)
+// isSizeOrNumber reports whether text is digits, with at most one unit after them.
+func isSizeOrNumber(text string) bool {
+	if n := len(text); n > 1 && strings.ContainsRune("kKmMgG%", rune(text[n-1])) {
+		text = text[:n-1]
+	}
+	return text != "" && strings.Trim(text, "0123456789") == ""
+}
 
 const nameRule = "a name has letters, digits, _ . and -, starts with a letter or digit, and has at most 200 bytes"
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$`)
-
-func validName(name string) bool { return namePattern.MatchString(name) }
+// validName checks nameRule. It is no regular expression: compiling that one took a tenth of the program's start.
+func validName(name string) bool {
+	if name == "" || len(name) > 200 {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return true
+}
 
 func absolute(name, dir string) string {
 	if filepath.IsAbs(name) {

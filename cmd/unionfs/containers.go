@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
+	"unionfs/internal/cmdline"
 	"unionfs/network"
 	"unionfs/runner"
 )
@@ -189,20 +190,11 @@ Example:
 // againInNamespace runs this same command line in a user namespace that has the user's subordinate IDs: files that a
 // container made may belong to those, and only there can they be read, changed or removed.
 func againInNamespace(c *cli.Context, root string) error {
-	code, err := runner.InUserNamespace(c.Context, append([]string{"--root", root}, withoutGlobals(c)...)...)
+	code, err := runner.InUserNamespace(c.Context, append([]string{"--root", root}, cmdline.FromVerb(c.App, os.Args)...)...)
 	if code == 0 && err == nil {
 		return nil
 	}
 	return &exitError{code, err}
-}
-
-// withoutGlobals is the command line from the verb on.
-func withoutGlobals(c *cli.Context) []string {
-	at, command := findCommand(c.App, os.Args)
-	if c.App.Command(os.Args[at]) != command {
-		at-- // a verb's own verb
-	}
-	return os.Args[at:]
 }
 
 // How long "rm --force" waits for a container that it kills.

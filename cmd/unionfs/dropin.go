@@ -33,7 +33,7 @@ upperdir every change is written there; without it the mount is read only. "\:" 
    -h, --help     print this
 
 Options: uidmapping=INSIDE:OUTSIDE:SIZE[:...], gidmapping=..., squash_to_root, squash_to_uid=UID, squash_to_gid=GID,
-xattr_permissions=0|1|2, volatile, fsync=0|1, noacl, timeout=SECONDS, writeback=0|1, redirect_dir=on|off,
+xattr_permissions=0|1|2, volatile, fsync=0|1, noacl, timeout=SECONDS, writeback=0|1, redirect_dir=on|off, metacopy=on|off,
 context=CONTEXT, fsname=NAME, allow_other, ro, nosuid, noexec, dev, atime, and the other generic ones of mount(8).
 
 Examples:

@@ -109,6 +109,12 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		Upper: line.Upper, Work: line.Work, Owners: owners, Descriptors: descriptors,
 		Volatile: line.Volatile, NoRedirect: line.NoRedirect,
 	}
+	switch {
+	case line.KeepMetacopy:
+		o.Metacopy = cow.MetacopyKeep
+	case line.NoMetacopy:
+		o.Metacopy = cow.MetacopyOff
+	}
 	if o.Upper == "" {
 		o.Work = ""
 	}
