@@ -133,6 +133,8 @@ func (c *control) serve(fd int) {
 		c.mu.Lock()
 		delete(c.waiters, w)
 		c.mu.Unlock()
+	case msgNetwork:
+		_ = w.send(message{Kind: msgNetwork, Error: errorText(c.supervisor.updateNetwork())})
 	case msgExec:
 		if err := c.supervisor.pass(m, append(fds, fd)); err != nil {
 			_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})

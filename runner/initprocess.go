@@ -36,6 +36,9 @@ type initConfig struct {
 	// be taken on; and that setgroups is denied.
 	Fixed bool `json:"fixed,omitempty"`
 
+	// AwaitNetwork says that the command starts only after msgConnected.
+	AwaitNetwork bool `json:"awaitNetwork,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 }
@@ -50,23 +53,23 @@ type initProcess struct {
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container) (*initProcess, error) {
+func newInitProcess(c *Container, h Hooks) (*initProcess, error) {
 	p := &initProcess{}
-	if err := p.prepare(c); err != nil {
+	if err := p.prepare(c, h); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *initProcess) prepare(c *Container) (err error) {
+func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
 	if p.exe, err = protectedProgram(); err != nil {
 		return err
 	}
-	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
+	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}

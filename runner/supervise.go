@@ -29,6 +29,9 @@ type Hooks struct {
 
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
+
+	// Network, if there is one, connects the container.
+	Network Network
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -47,8 +50,13 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	end := s.supervise(ctx)
 	s.control.tell(end)
+	if h.Network != nil {
+		defer s.tidyNetwork()
+	}
 	if s.caller != nil {
-		_ = s.caller.send(end.message())
+		m := end.message()
+		m.Lingers = h.Network != nil
+		_ = s.caller.send(m)
 		return nil
 	}
 	return end.err
@@ -76,11 +84,14 @@ type supervisor struct {
 
 	// mu guards what signals need while the container comes up and goes.
 	mu       sync.Mutex
-	init     *initProcess  // nil before P2 is started
-	started  bool          // the command runs
-	aborted  unix.Signal   // a signal that came before the command ran, and called the start off
-	finished bool          // P2 has been waited for: its PID means nothing any more
-	dead     chan struct{} // closed when P2 is gone
+	init     *initProcess // nil before P2 is started
+	started  bool         // the command runs
+	aborted  unix.Signal  // a signal that came before the command ran, and called the start off
+	finished bool         // P2 has been waited for: its PID means nothing any more
+
+	networkFailure error // why the network could not be connected, which called the start off
+
+	dead chan struct{} // closed when P2 is gone
 }
 
 // connect takes over the wire to P0, if there is one.
@@ -185,7 +196,7 @@ func (s *supervisor) runInit() (end outcome) {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container)
+	p, err := newInitProcess(s.container, s.hooks)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -204,7 +215,7 @@ func (s *supervisor) runInit() (end outcome) {
 		s.mu.Unlock()
 		return outcome{128 + int(s.aborted), fmt.Errorf("starting container %s: %s came first", s.container.Name, unix.SignalName(s.aborted))}
 	}
-	err = limits.within(p.start)
+	err = limits.within(func() error { return s.inNetworkNamespace(p.start) })
 	if err == nil {
 		s.init = p
 	}
@@ -213,6 +224,12 @@ func (s *supervisor) runInit() (end outcome) {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
+	disconnect := s.startConnecting(p)
+	defer func() {
+		if err := disconnect(); err != nil && end.err == nil {
+			end = outcome{exitOurs, fmt.Errorf("disconnecting container %s: %w", s.container.Name, err)}
+		}
+	}()
 	s.streams.started()
 	return s.wait(p)
 }
@@ -249,9 +266,12 @@ func (s *supervisor) wait(p *initProcess) outcome {
 	ws := p.wait()
 	s.mu.Lock()
 	s.finished = true
-	aborted := s.aborted
+	aborted, networkFailure := s.aborted, s.networkFailure
 	s.mu.Unlock()
 	close(s.dead)
+	if networkFailure != nil {
+		return outcome{exitOurs, networkFailure}
+	}
 	if end != nil {
 		return *end
 	}

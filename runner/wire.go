@@ -21,6 +21,7 @@ import (
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
 //	P1 → P2   signal
 //	          ready         the answer to console
+//	          connected     the container has its network: the command may start
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
@@ -30,6 +31,8 @@ import (
 //
 //	→ P1      wait          to be told of the end
 //	P1 →      exited        Code, Error
+//	→ P1      network       to have the container's networks looked at again
+//	P1 →      network       Error: done, or why not
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -37,14 +40,16 @@ import (
 //	→ P2      signal
 //	P2 →      exited        Code, Error: why it did not start
 const (
-	msgWait    = "wait"
-	msgExec    = "exec"
-	msgSignal  = "signal"
-	msgConsole = "console"
-	msgReady   = "ready"
-	msgStarted = "started"
-	msgFailed  = "failed"
-	msgExited  = "exited"
+	msgWait      = "wait"
+	msgNetwork   = "network"
+	msgExec      = "exec"
+	msgSignal    = "signal"
+	msgConsole   = "console"
+	msgReady     = "ready"
+	msgConnected = "connected"
+	msgStarted   = "started"
+	msgFailed    = "failed"
+	msgExited    = "exited"
 )
 
 type message struct {
@@ -54,6 +59,9 @@ type message struct {
 	Error  string       `json:"error,omitempty"`
 	Paths  []string     `json:"paths,omitempty"`
 	Exec   *execRequest `json:"exec,omitempty"`
+
+	// Lingers says that the sender has more to do, which nobody need wait for.
+	Lingers bool `json:"lingers,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.

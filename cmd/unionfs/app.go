@@ -41,7 +41,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(),
-			logsCommand(), execCommand(), topCommand(), containerCommand(), volumeCommand(),
+			logsCommand(), execCommand(), topCommand(), containerCommand(), volumeCommand(), portCommand(), networkCommand(),
 			imagesCommand(), pullCommand(), importCommand(), loadCommand(), saveCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/internal/cmdline"
+	"unionfs/network"
 	"unionfs/runner"
 )
 
@@ -53,7 +54,7 @@ Examples:
 				}
 				return nil
 			}
-			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"}, rows)
+			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, rows)
 		},
 	}
 }
@@ -74,6 +75,7 @@ type containerRow struct {
 	ExitCode  int
 	OOMKilled bool
 	Error     string `json:",omitempty"`
+	Ports     string
 	Names     string
 }
 
@@ -83,7 +85,7 @@ func (r containerRow) columns() []string {
 	if runes := []rune(command); len(runes) > most {
 		command = string(runes[:most-1]) + "…"
 	}
-	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Names}
+	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
 }
 
 func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
@@ -95,6 +97,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 	if err != nil {
 		return nil, err
 	}
+	_ = network.OpenStore(root).Sweep() // the next that may change the network does it
 	var rows []containerRow
 	for _, container := range containers {
 		status, err := container.Status()
@@ -117,6 +120,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			ExitCode:  status.ExitCode,
 			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
+			Ports:     portText(portsOf(connectionsOf(root, container))),
 			Names:     container.Name,
 		})
 	}
@@ -217,6 +221,9 @@ func removeContainer(state *runner.State, ref string, force, withVolumes bool) (
 	}
 	if err == nil && withVolumes {
 		err = removeAnonymous(state.Root(), container)
+	}
+	if err == nil {
+		_ = network.OpenStore(state.Root()).Sweep() // the next that may change the network does it
 	}
 	return container.Name, err
 }

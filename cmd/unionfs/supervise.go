@@ -35,6 +35,7 @@ func superviseCommand() *cli.Command {
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
 				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
 				Removed:   func() error { return removeAnonymous(root, container) },
+				Network:   containerNetwork(root, container),
 			}); err != nil {
 				return &exitError{code: exitRunFailed}
 			}
