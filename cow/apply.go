@@ -174,7 +174,7 @@ func (a *application) make(n *Node, attr *Attr, dir int, tmp string) error {
 			return err
 		}
 	}
-	return u.copyMetadata(n.lowerSource(), dir, tmp)
+	return u.imitate(n.lowerSource(), dir, tmp)
 }
 
 // metadata sets the attributes of a directory.
@@ -191,7 +191,7 @@ func (a *application) metadata(p string) error {
 	}
 	defer a.d.merged.Forget(n, 1)
 	src := n.lowerSource()
-	err = errors.Join(a.dropXattrs(src, dir, path.Base(p)), a.d.merged.copyMetadata(src, dir, path.Base(p)))
+	err = errors.Join(a.dropXattrs(src, dir, path.Base(p)), a.d.merged.imitate(src, dir, path.Base(p)))
 	if errors.Is(err, unix.EPERM) && a.onlyTimes(p, n, &attr) {
 		// Somebody else's directory, /tmp say, in which an ordinary user may make files and no more. What was made in it
 		// has set its times.

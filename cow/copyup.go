@@ -3,6 +3,7 @@ package cow
 import (
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -49,8 +50,7 @@ func (u *Union) raise(n *Node) error {
 		return err
 	}
 	src := n.dir.sources[0]
-	err = u.copyMetadata(src, u.upper.fresh, tmp)
-	if err == nil {
+	if err = u.imitate(src, u.upper.fresh, tmp); err == nil {
 		err = u.appear(tmp, to)
 	}
 	if err != nil {
@@ -73,92 +73,125 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if n.whole() {
 		return nil
 	}
-	lock := &u.copying[n.id%uint64(len(u.copying))]
+	lock := u.copyLock(n)
 	lock.Lock()
 	defer lock.Unlock()
-	if n.whole() {
+	switch {
+	case n.whole():
 		return nil
-	}
-	n.mu.RLock()
-	inUpper := n.inUpper
-	n.mu.RUnlock()
-	if inUpper {
+	case n.isInUpper():
 		return u.complete(n, size)
 	}
+	return u.copyUpLower(n, size, false)
+}
 
+// copyLock is what serialises the copy-ups of a file.
+func (u *Union) copyLock(n *Node) *sync.Mutex { return &u.copying[n.id%uint64(len(u.copying))] }
+
+// copyUpLower copies up a file that the upper branch doesn't have, without its data if only the metadata is wanted and
+// the upper branch can say so. The caller holds the lock of its copy-ups.
+func (u *Union) copyUpLower(n *Node, size int64, onlyMetadata bool) error {
 	var low Attr
 	if err := n.low.dir.Stat(n.low.entry, &low); err != nil {
 		return err
 	}
 	size = min(size, int64(low.Size))
 	record := ""
-	if n.regular() && u.partialWanted(size) {
+	if n.regular() && !onlyMetadata && u.partialWanted(size) {
 		record = u.lowerPathOf(n)
 	}
-	tmp := u.upper.name()
-	fd, err := u.makeCopy(n, tmp, &low, size, record == "")
-	var part *partial
-	if err == nil && fd >= 0 && record != "" && !u.upper.hasData(fd) {
-		part, err = u.startPartial(n, tmp, fd, &low, size, record)
+	c := &freshCopy{tmp: u.upper.name(), low: &low, fd: -1}
+	err := u.makeCopy(n, c, size, onlyMetadata, record == "")
+	if err == nil && c.fd >= 0 && record != "" && !u.upper.hasData(c.fd) {
+		c.part, err = u.startPartial(n, place{dir: u.upper.fresh, name: c.tmp}, c.fd, &low, size, record)
 	}
 	if err == nil {
-		err = u.publish(n, tmp, &low, fd, part)
+		err = u.publish(n, c)
 	}
 	if err != nil {
-		unix.Unlinkat(u.upper.fresh, tmp, 0)
+		unix.Unlinkat(u.upper.fresh, c.tmp, 0)
 		switch {
-		case part != nil:
-			_ = part.end()
-		case fd >= 0:
-			unix.Close(fd)
+		case c.part != nil:
+			_ = c.part.end()
+		case c.fd >= 0:
+			unix.Close(c.fd)
 		}
 		return err
 	}
-	if part != nil {
-		u.completeLater(part)
+	if c.part != nil {
+		u.completeLater(c.part)
 	}
 	return nil
 }
 
-// makeCopy makes the copy of a lower file in new/, and returns its descriptor if it is a regular file, else -1. With copyAll false
-// the data is shared, if the file system can, or left out: then the file is one hole.
-func (u *Union) makeCopy(n *Node, tmp string, low *Attr, size int64, copyAll bool) (fd int, err error) {
+// freshCopy is a copy of a lower file in new/.
+type freshCopy struct {
+	tmp  string
+	low  *Attr    // of the lower file
+	fd   int      // of a regular file with data, else -1
+	meta bool     // it is without data, and marked so
+	part *partial // if its data is to come block by block
+}
+
+// makeCopy makes the copy of a lower file in new/. With copyAll false the data is shared, if the file system can, or left
+// out: then the file is one hole.
+func (u *Union) makeCopy(n *Node, c *freshCopy, size int64, onlyMetadata, copyAll bool) (err error) {
 	fresh := u.upper.fresh
-	fd = -1
 	defer func() {
-		if err != nil && fd >= 0 {
-			unix.Close(fd)
-			fd = -1
+		if (err != nil || c.meta) && c.fd >= 0 {
+			unix.Close(c.fd)
+			c.fd = -1
 		}
 	}()
+	if u.standsFor(c.low.Mode, u.owners.copied(c.low)) {
+		return u.copyStandIn(n, c.tmp, c.low)
+	}
+	var st unix.Stat_t
 	switch n.kind {
 	case unix.S_IFREG:
-		fd, err = unix.Openat(fresh, tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		perm := c.low.Mode & 0o777 // nobody else can enter new/
+		if u.virtual(c.low.Mode) {
+			perm = virtualMode
+		}
+		c.fd, err = unix.Openat(fresh, c.tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
 		if err != nil {
-			return -1, err
+			return err
 		}
 		if size > 0 {
-			if err := u.copyContent(n, fd, low, size, copyAll); err != nil {
-				return fd, err
+			if c.meta = onlyMetadata && u.markMetacopy(c.tmp); c.meta {
+				err = unix.Ftruncate(c.fd, size)
+			} else {
+				err = u.copyContent(n, c.fd, c.low, size, copyAll)
 			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := unix.Fstat(c.fd, &st); err != nil {
+			return err
 		}
 	case unix.S_IFLNK:
 		target, err := n.low.dir.Readlink(n.low.entry)
 		if err != nil {
-			return fd, err
+			return err
 		}
-		if err := unix.Symlinkat(target, fresh, tmp); err != nil {
-			return fd, err
+		if err := unix.Symlinkat(target, fresh, c.tmp); err != nil {
+			return err
 		}
 	default:
-		if err := unix.Mknodat(fresh, tmp, n.kind|0o600, int(low.Rdev)); err != nil {
-			return fd, err
+		if err := unix.Mknodat(fresh, c.tmp, n.kind|0o600, int(c.low.Rdev)); err != nil {
+			return err
 		}
 	}
-	if err := u.copyMetadata(n.low, fresh, tmp); err != nil {
-		return fd, err
+	if st.Ino == 0 {
+		if err := statAt(fresh, c.tmp, &st); err != nil {
+			return err
+		}
 	}
-	return fd, setOrigin(fresh, tmp, n.id)
+	if err := u.copyMetadata(n.low, c.low, &st, fresh, c.tmp); err != nil {
+		return err
+	}
+	return setOrigin(fresh, c.tmp, n.id)
 }
 
 func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool) error {
@@ -185,7 +218,7 @@ func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool
 }
 
 // publish moves a finished copy to where the union shows it.
-func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) error {
+func (u *Union) publish(n *Node, c *freshCopy) error {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
 	var parent *Node
@@ -222,18 +255,18 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 		n.mu.Unlock()
 		parent.mu.Unlock()
 	}
-	others := low.Nlink - min(n.fewer, low.Nlink)
+	others := c.low.Nlink - min(n.fewer, c.low.Nlink)
 	if parent != nil {
 		others-- // the name that it is published at
 	}
-	if low.Nlink > 1 && others > 0 {
-		if err := u.indexHardLink(n, tmp, low); err != nil {
+	if c.low.Nlink > 1 && others > 0 {
+		if err := u.indexHardLink(n, c.tmp, c.low); err != nil {
 			return err
 		}
 	}
 	if parent == nil {
 		// Removed while it was copied, or before: only those who hold it open see it.
-		if err := unix.Renameat(u.upper.fresh, tmp, u.upper.park, idName(n.id)); err != nil {
+		if err := unix.Renameat(u.upper.fresh, c.tmp, u.upper.park, idName(n.id)); err != nil {
 			return err
 		}
 		n.parked = true
@@ -243,19 +276,23 @@ func (u *Union) publish(n *Node, tmp string, low *Attr, fd int, part *partial) e
 			return err
 		}
 		defer to.done()
-		if err := u.appear(tmp, to); err != nil {
+		if err := u.appear(c.tmp, to); err != nil {
 			return err
 		}
 		n.links[0].upper = true
-		parent.dir.put(upperName{name: name, id: n.id, kind: n.kind})
+		n.meta = c.meta
+		parent.dir.put(n.upperName(name))
 	}
-	n.inUpper = true
+	n.inUpper, n.meta = true, c.meta
+	if c.meta {
+		return nil // its data is where it was
+	}
 	n.fdMu.Lock()
 	u.fds.drop(n.fd)
 	n.fd = nil
-	n.part = part
-	if fd >= 0 && part == nil {
-		n.fd = u.fds.add(fd, true)
+	n.part = c.part
+	if c.fd >= 0 && c.part == nil {
+		n.fd = u.fds.add(c.fd, true)
 		u.fds.release(n.fd)
 	}
 	n.fdMu.Unlock()
@@ -276,22 +313,38 @@ func (u *Union) appear(tmp string, to place) error {
 	return nil
 }
 
-// copyMetadata gives a new file of the upper branch the owner, mode, xattrs and times of a lower one.
-func (u *Union) copyMetadata(src source, dir int, name string) error {
+// imitate gives a new file the owner, mode, xattrs and times of a lower one.
+func (u *Union) imitate(src source, dir int, name string) error {
 	var a Attr
 	if err := src.dir.Stat(src.entry, &a); err != nil {
 		return err
 	}
-	owner, mode := u.owners.copied(&a), a.Mode&0o7777
+	var now unix.Stat_t
+	if err := statAt(dir, name, &now); err != nil {
+		return err
+	}
+	return u.copyMetadata(src, &a, &now, dir, name)
+}
+
+// copyMetadata gives a new file of the upper branch, of which now is known, the owner, mode, xattrs and times of a lower
+// one.
+func (u *Union) copyMetadata(src source, a *Attr, now *unix.Stat_t, dir int, name string) error {
+	owner, mode := u.owners.copied(a), a.Mode&0o7777
 	if u.virtual(a.Mode) {
 		if err := writeOverride(dir, name, owner, mode); err != nil {
 			return err
 		}
 		mode = virtualMode
-	} else if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
-		return err
+	} else if u.owners.recorded(owner) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
+	} else if owner != (Owner{now.Uid, now.Gid}) {
+		if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
+			return err
+		}
 	}
-	if a.Mode&unix.S_IFMT != unix.S_IFLNK {
+	if a.Mode&unix.S_IFMT != unix.S_IFLNK && mode != now.Mode&0o7777 {
 		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			return err
 		}
@@ -301,7 +354,7 @@ func (u *Union) copyMetadata(src source, dir int, name string) error {
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
+		if _, ok := unescapeXattr(x); !ok || (u.owners.Xattr || u.owners.Record) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)

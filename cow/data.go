@@ -278,11 +278,21 @@ func (u *Union) Fsync(n *Node, dataOnly bool) error {
 		return nil
 	}
 	n.mu.RLock()
-	inUpper, removed := n.inUpper, n.removed
+	inUpper, removed, meta := n.inUpper, n.removed, n.meta
 	n.mu.RUnlock()
 	switch {
 	case !inUpper:
 		return nil
+	case meta:
+		return u.withPlace(n, func(p place) error {
+			d, err := u.openUpperFile(p, false)
+			if err != nil {
+				return err
+			}
+			defer u.fds.release(d)
+			defer u.fds.drop(d)
+			return unix.Fsync(d.fd)
+		})
 	case n.regular():
 		f, err := u.Data(n)
 		if err != nil {

@@ -231,9 +231,9 @@ func (u *Union) materialise(n *Node, f *found, p place, dir *Node) error {
 	if err := unix.Linkat(u.upper.index, idName(n.id), p.dir, p.name, 0); err != nil {
 		return err
 	}
-	dir.dir.put(upperName{name: p.name, id: n.id, kind: n.kind})
-	f.upper = dir.dir.upper[p.name]
 	n.mu.Lock()
+	dir.dir.put(n.upperName(p.name))
+	f.upper = dir.dir.upper[p.name]
 	u.addLink(n, dir, p.name, true)
 	n.mu.Unlock()
 	return nil

@@ -128,6 +128,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 	}
 	var low source
 	var lowIn *directory
+	anchored := false
 	if meta {
 		var redirect string
 		if meta, redirect, err = metadataOnly(p.dir, f.name); err != nil {
@@ -137,6 +138,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 			if low, lowIn, err = u.below(dir.dir, f.name, redirect, 0); err != nil {
 				return nil, err
 			}
+			anchored = strings.HasPrefix(redirect, "/")
 		}
 	}
 	indexed := false
@@ -165,11 +167,16 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
+		return &Node{id: id, kind: a.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, anchored: anchored, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
+	err = n.fixBlocks(a)
 	n.mu.RUnlock()
+	if err != nil {
+		u.Forget(n, 1)
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -337,7 +344,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all(), parent: dir.dir}}
 		}), nil
 	}
-	indexed := false
+	indexed, meta, anchored := false, false, false
 	var part *partial
 	if a.Nlink > 1 && u.upper != nil && u.upper.hasHardLinks() {
 		var st unix.Stat_t
@@ -350,6 +357,11 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 				return nil, err
 			}
 			part = u.partialOf(st.Ino)
+			var redirect string
+			if meta, redirect, err = metadataOnly(u.upper.index, idName(id)); err != nil {
+				return nil, err
+			}
+			anchored = strings.HasPrefix(redirect, "/")
 		}
 	}
 	n := u.obtain(id, dir, func(n *Node) bool {
@@ -361,7 +373,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed, part: part}
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed, meta: meta, anchored: anchored, part: part}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -382,6 +394,13 @@ func (u *Union) identify(n *Node, x *upperName) error {
 	}
 	x.kind = st.Mode & unix.S_IFMT
 	if x.kind != unix.S_IFDIR {
+		if u.owners.Record {
+			var a Attr
+			if err := u.fill(&a, &st, p.dir, x.name); err != nil {
+				return err
+			}
+			x.kind = a.Mode & unix.S_IFMT
+		}
 		x.id, x.meta, err = u.upperID(p.dir, x.name, &st)
 		return err
 	}
@@ -437,5 +456,5 @@ func (u *Union) getattr(n *Node, a *Attr) error {
 	u.fixNlink(n, a)
 	u.owners.apply(a)
 	a.Ino = n.id
-	return nil
+	return n.fixBlocks(a)
 }

@@ -32,6 +32,7 @@ type tree struct {
 	rng   *rand.Rand
 	fds   *Descriptors
 	host  host
+	meta  Metacopy
 }
 
 // host is what the machine lets the union do.
@@ -63,7 +64,7 @@ func newTree(t *testing.T, layers int, l modeltest.Layers) *tree {
 func (w *tree) open() {
 	w.t.Helper()
 	w.fds = NewDescriptors(64)
-	o := Options{Upper: w.upper, Work: w.work, Descriptors: w.fds}
+	o := Options{Upper: w.upper, Work: w.work, Descriptors: w.fds, Metacopy: w.meta}
 	for _, l := range w.lower {
 		b, err := OpenDirBranch(l, DirOptions{Descriptors: o.Descriptors})
 		if err != nil {
@@ -269,7 +270,7 @@ func (w *tree) step() (what string, got, want error) {
 		defer u.Forget(n, 1)
 		return f(n)
 	}
-	switch w.rng.IntN(13) {
+	switch w.rng.IntN(15) {
 	case 0:
 		what = "create " + path
 		got = in(func(d *Node, name string) (*Node, error) { return u.Create(d, name, 0o640, o, &a) })
@@ -362,6 +363,21 @@ func (w *tree) step() (what string, got, want error) {
 		}
 		want = errors.Join(unix.Ftruncate(fd, size), unix.Fchmod(fd, mode))
 		unix.Close(fd)
+	default:
+		what = "chmod " + path
+		mode := uint32(0o600 | w.rng.IntN(0o100))
+		got = on(func(n *Node) error {
+			if n.kind == unix.S_IFLNK {
+				return unix.EOPNOTSUPP
+			}
+			return u.Setattr(n, &SetAttr{Valid: SetMode, Mode: mode}, &a)
+		})
+		var st unix.Stat_t
+		if want = unix.Lstat(plain, &st); want == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			want = unix.EOPNOTSUPP
+		} else if want == nil {
+			want = unix.Chmod(plain, mode)
+		}
 	}
 	return what, got, want
 }
@@ -374,6 +390,7 @@ func TestModel(t *testing.T) {
 			w := newTree(t, 1+rng.IntN(4), modeltest.Layers{Rand: rng})
 			w.close()
 			w.host = host(round) % hosts
+			w.meta = Metacopy(round) % (MetacopyOff + 1)
 			w.open()
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)

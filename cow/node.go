@@ -32,8 +32,10 @@ type Node struct {
 	low     source     // where the lower file is, for what is not a directory; zero branch and dir if there is none
 	lowIn   *directory // the directory that low is in
 	meta    bool       // the upper branch has only the metadata, low the data; see metacopy.go
-	dir     *directory
-	part    *partial // set while not all of its data is copied up, and for a while after
+	// anchored says of a metadata-only copy that overlay.redirect says where in the lower branches its data is.
+	anchored bool
+	dir      *directory
+	part     *partial // set while not all of its data is copied up, and for a while after
 
 	fdMu sync.Mutex
 	fd   *descriptor // guarded by fdMu: for a directory that is in the upper branch, it (O_PATH); for a regular file its data
@@ -115,7 +117,10 @@ func (u *Union) Forget(n *Node, count uint64) {
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
-		if n.parked {
+		switch {
+		case n.parked && u.former != nil:
+			u.former.keep(n)
+		case n.parked:
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
 				u.dropPartial(n.part)
@@ -183,6 +188,11 @@ func (u *Union) unref(n *Node) {
 	s.mu.Lock()
 	n.refs--
 	s.mu.Unlock()
+}
+
+// upperName is what a directory of the upper branch knows of a node under a name. The caller holds n.mu or tree exclusively.
+func (n *Node) upperName(name string) upperName {
+	return upperName{name: name, id: n.id, kind: n.kind, meta: n.meta}
 }
 
 // regular reports whether the node is a regular file.

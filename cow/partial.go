@@ -308,27 +308,15 @@ func (u *Union) partialWanted(size int64) bool {
 	return size >= partialMin && u.partials.count.Load() < partialMax
 }
 
-// lowerPathOf is where a file's content is in the lower branches, from their root; "" if it has no name any more.
-func (u *Union) lowerPathOf(n *Node) string {
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if len(n.links) == 0 {
-		return ""
-	}
-	return u.lowerPath(n.links[0].parent) + "/" + n.low.entry.Name
-}
-
 // hasData reports whether a new file has any blocks: whether its content was shared.
 func (b *upperBranch) hasData(fd int) bool {
 	_, err := unix.Seek(fd, 0, unix.SEEK_DATA)
 	return err != unix.ENXIO
 }
 
-// startPartial makes a new file of the upper branch, in new/ as yet and one hole, a partial copy of size bytes of n's lower file.
-// It waits for no data, but for the record of the copy to be durable.
-func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64, path string) (p *partial, err error) {
+// startPartial makes a file of the upper branch that is one hole as yet, in new/ or a metadata-only copy, a partial copy of
+// size bytes of n's lower file. It waits for no data, but for the record of the copy to be durable.
+func (u *Union) startPartial(n *Node, at place, fd int, low *Attr, size int64, path string) (p *partial, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
@@ -338,7 +326,7 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 		return nil, fmt.Errorf("recording a copy-up: %w", err)
 	}
 	if p.low, err = u.lowerData(n); err == nil {
-		err = unix.Linkat(u.upper.fresh, tmp, u.upper.partial, partialName(p.ino, "data"), 0)
+		err = unix.Linkat(at.dir, at.name, u.upper.partial, partialName(p.ino, "data"), 0)
 	}
 	if err == nil && !u.volatile {
 		err = syncDir(u.upper.partial)
@@ -352,6 +340,12 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 		}
 		return nil, err
 	}
+	u.addPartial(p)
+	return p, nil
+}
+
+// addPartial makes a copy under way findable for partialOf.
+func (u *Union) addPartial(p *partial) {
 	s := &u.partials
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -360,7 +354,6 @@ func (u *Union) startPartial(n *Node, tmp string, fd int, low *Attr, size int64,
 	}
 	s.live[p.ino] = p
 	s.count.Add(1)
-	return p, nil
 }
 
 // completeLater has a published copy completed in the background.

@@ -49,7 +49,7 @@ func (u *Union) copyUpName(dir *Node, name string) error {
 	}
 	defer u.Forget(n, 1)
 	if !n.isDir() {
-		return u.copyUp(n, wholeSize)
+		return u.copyUpToMove(n)
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
@@ -101,7 +101,7 @@ func (u *Union) rename(from *Node, oldName string, to *Node, newName string, fla
 		return false, err
 	}
 	defer u.Forget(m.n, 1)
-	if m.oldFound.upper == nil && !m.n.indexed {
+	if m.oldFound.upper == nil && !m.n.indexed || m.n.lost() {
 		return true, nil
 	}
 	if exists {
@@ -112,7 +112,7 @@ func (u *Union) rename(from *Node, oldName string, to *Node, newName string, fla
 		if m.target == m.n {
 			return false, nil // two names of one file: rename(2) does nothing
 		}
-		if exchange && m.newFound.upper == nil && !m.target.indexed {
+		if exchange && (m.newFound.upper == nil && !m.target.indexed || m.target.lost()) {
 			return true, nil
 		}
 	}
@@ -188,8 +188,8 @@ func (u *Union) exchange(m *move) error {
 	if err := unix.Renameat2(m.oldAt.dir, m.oldName, m.newAt.dir, m.newName, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	m.from.dir.put(upperName{name: m.oldName, id: m.target.id, kind: m.target.kind})
-	m.to.dir.put(upperName{name: m.newName, id: m.n.id, kind: m.n.kind})
+	m.from.dir.put(m.target.upperName(m.oldName))
+	m.to.dir.put(m.n.upperName(m.newName))
 	u.relink(m.n, m.from, m.oldName, m.to, m.newName)
 	u.relink(m.target, m.to, m.newName, m.from, m.oldName)
 	return nil
@@ -253,7 +253,7 @@ func (u *Union) replace(m *move) error {
 	} else {
 		m.from.dir.remove(m.oldName)
 	}
-	m.to.dir.put(upperName{name: m.newName, id: m.n.id, kind: m.n.kind})
+	m.to.dir.put(m.n.upperName(m.newName))
 	if t != nil {
 		t.mu.Lock()
 		err = u.unlinked(t, m.to, m.newName)

@@ -78,13 +78,15 @@ func (u *Union) truncate(n *Node, size uint64) error {
 	return unix.Ftruncate(f.FD, int64(size))
 }
 
-// change does something to the metadata of a node where the upper branch has it, after having copied it up. do is called with
-// tree and n.mu held.
+// change does something to the metadata of a node where the upper branch has it, after having copied that up. do is called
+// with tree and n.mu held, and where the data is not copied up it isn't meanwhile.
 func (u *Union) change(n *Node, do func(place) error) error {
 	if !n.isDir() {
-		if err := u.copyUp(n, wholeSize); err != nil {
+		unlock, err := u.copyUpMetadata(n)
+		if err != nil {
 			return err
 		}
+		defer unlock()
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
@@ -126,6 +128,12 @@ func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
 	if u.virtual(n.kind) {
 		var err error
 		if s, err = u.setVirtual(n, p, s); err != nil {
+			return err
+		}
+	}
+	if u.owners.Record {
+		var err error
+		if s, err = u.setRecorded(n, p, s); err != nil {
 			return err
 		}
 	}
@@ -208,5 +216,5 @@ func (u *Union) Readlink(n *Node) (string, error) {
 		return "", err
 	}
 	defer p.done()
-	return readlinkAt(p.dir, p.name)
+	return readAnyLink(p.dir, p.name)
 }

@@ -14,10 +14,10 @@ import (
 //
 // In the work directory: lock; new/, where what a rename will put into the upper branch is made; parked/, files without a
 // name that somebody still holds, by node ID; index/, copied-up files whose lower had several hard links, by node ID. new/
-// and parked/ are emptied at the start, index/ belongs to the upper branch; partial/, see partial.go.
+// and parked/ are emptied at the start, index/ belongs to the upper branch; partial/, see partial.go; metacopy, see metacopy.go.
 type upperBranch struct {
 	path               string
-	root               int // O_PATH
+	root, work         int // O_PATH
 	fresh, park, index int
 	partial            int
 	lock               int
@@ -26,16 +26,18 @@ type upperBranch struct {
 	noDevice           atomic.Bool // the host refuses whiteout devices: write .wh. files
 	noFile             atomic.Bool // and those as well, as another union does: mark empty files by xattrs
 	noClone            atomic.Bool // the file system can't share blocks between files
+	noMetacopy         atomic.Bool // its files can't be marked as metadata-only copies
 	whiteoutMade       atomic.Bool // new/whiteout is a whiteout device, to be linked
 
-	hasIndex atomic.Bool // index/ has entries
+	hasIndex   atomic.Bool // index/ has entries
+	metacopies atomic.Bool // there may be metadata-only copies: work/metacopy exists
 }
 
-func openUpper(upper, work string) (_ *upperBranch, err error) {
+func openUpper(upper, work string, resume bool) (_ *upperBranch, err error) {
 	if work == "" {
 		return nil, errors.New("an upper branch needs a work directory")
 	}
-	b := &upperBranch{path: upper, root: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1}
+	b := &upperBranch{path: upper, root: -1, work: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -48,7 +50,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("work directory: %w", branchError(work, err))
 	}
-	defer unix.Close(wfd)
+	b.work = wfd
 	var us, ws unix.Stat_t
 	if err := errors.Join(statAt(b.root, "", &us), statAt(wfd, "", &ws)); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 		name string
 		fd   *int
 		keep bool
-	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
+	}{{"new", &b.fresh, false}, {"parked", &b.park, resume}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
 		if !d.keep {
 			if err := removeAllAt(wfd, d.name); err != nil {
 				return nil, fmt.Errorf("clearing %s/%s: %w", work, d.name, err)
@@ -86,6 +88,8 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var mark unix.Stat_t
+	b.metacopies.Store(statAt(wfd, metacopyMark, &mark) == nil)
 	// trusted.* needs CAP_SYS_ADMIN in the first user namespace; the kernel's overlayfs reads user.* with -o userxattr.
 	b.prefix = userPrefix
 	probe := "probe"
@@ -119,7 +123,7 @@ func realPath(p string) (string, error) {
 }
 
 func (b *upperBranch) close() error {
-	for _, fd := range []int{b.root, b.fresh, b.park, b.index, b.partial, b.lock} {
+	for _, fd := range []int{b.root, b.work, b.fresh, b.park, b.index, b.partial, b.lock} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

@@ -33,6 +33,9 @@ type Options struct {
 	NoACL       bool // noacl
 	NoWriteback bool // writeback=0
 	NoRedirect  bool // redirect_dir=off, follow or nofollow: a lower directory can't be renamed
+	// KeepMetacopy (metacopy=on) and NoMetacopy (metacopy=off) say whether files of which only the metadata is changed
+	// stay without data in the upper branch, or are copied at once.
+	KeepMetacopy, NoMetacopy bool
 
 	// Context is the SELinux context of all files (context=), for the kernel.
 	Context string
@@ -139,6 +142,11 @@ func (o *Options) parseOne(option string) (err error) {
 		o.Volatile, err = isOff(value)
 	case "redirect_dir":
 		err = o.redirect(value)
+	case "metacopy":
+		if value != "on" && value != "off" {
+			err = errors.New("want on or off")
+		}
+		o.KeepMetacopy, o.NoMetacopy = value == "on", value == "off"
 	case "context":
 		o.Context = unquote(unescape(value))
 	case "fsname":
@@ -188,7 +196,7 @@ func ignored(name string) bool {
 		return true
 	case "threaded", "fast_ino", "static_nlink", "xino", "plugins":
 		return true // inode numbers are always stable, merged directories always have one link, and the server its threads
-	case "userxattr", "metacopy", "index", "nfs_export", "uuid", "verity":
+	case "userxattr", "index", "nfs_export", "uuid", "verity":
 		return true
 	}
 	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-")

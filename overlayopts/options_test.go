@@ -37,6 +37,8 @@ func TestParse(t *testing.T) {
 		{[]string{"timeout=1000000000000.0"}, Options{Timeout: ptr(time.Duration(math.MaxInt64))}},
 		{[]string{"redirect_dir=off"}, Options{NoRedirect: true}},
 		{[]string{"redirect_dir=off,redirect_dir=on"}, Options{}},
+		{[]string{"metacopy=off,metacopy=on"}, Options{KeepMetacopy: true}},
+		{[]string{"metacopy=off"}, Options{NoMetacopy: true}},
 		{[]string{`ro,context="system_u:object_r:t:s0:c1,c2",nosuid`},
 			Options{ReadOnly: true, NoSuid: true, Context: "system_u:object_r:t:s0:c1,c2"}},
 		{[]string{`context=a\,b`}, Options{Context: "a,b"}},
@@ -64,7 +66,7 @@ func TestParseRefuses(t *testing.T) {
 		"uidmapping=", "uidmapping=0:1", "uidmapping=0:1:x", "uidmapping=0:1:0", "gidmapping=-1:0:1",
 		"uidmapping=0:4294967295:1", "uidmapping=4294967290:0:10", "uidmapping=4294967296:0:1",
 		"squash_to_uid=root", "squash_to_gid=4294967295", "xattr_permissions=3", "timeout=-1", "timeout=NaN", "timeout=soon",
-		"writeback=2", "fsync=no", "redirect_dir=maybe",
+		"writeback=2", "fsync=no", "redirect_dir=maybe", "metacopy=maybe",
 	} {
 		var o Options
 		err := o.Parse("ro," + in)

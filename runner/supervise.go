@@ -26,6 +26,9 @@ type Hooks struct {
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
 	// among them.
 	MountRoot func(target string) (unmount func() error, err error)
+
+	// Removed, if not nil, is called after a container with AutoRemove was removed.
+	Removed func() error
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -130,7 +133,11 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 		end.err = err
 	}
 	if s.container.AutoRemove() {
-		if err := s.container.removeLocked(); err != nil && end.err == nil {
+		err := s.container.removeLocked()
+		if err == nil && s.hooks.Removed != nil {
+			err = s.hooks.Removed()
+		}
+		if err != nil && end.err == nil {
 			end.err = err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
+	"unionfs/internal/cmdline"
 	"unionfs/runner"
 )
 
@@ -143,13 +144,14 @@ func rmCommand() *cli.Command {
 		Name:      "rm",
 		Usage:     "remove containers, with all that they changed",
 		ArgsUsage: "CONTAINER...",
-		Description: `Removes containers that have ended, with all that their commands wrote. Volumes stay. With --force it ends a running one
-first.
+		Description: `Removes containers that have ended, with all that their commands wrote. Volumes stay; with --volumes, those that were
+made for the container alone and have no name go too. With --force it ends a running one first.
 
 Example:
    unionfs rm -f web`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill those that run; say nothing of those that don't exist"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the volumes without a name too"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
@@ -168,7 +170,7 @@ Example:
 			}
 			var failed []error
 			for _, ref := range c.Args().Slice() {
-				name, err := removeContainer(state, ref, c.Bool("force"))
+				name, err := removeContainer(state, ref, c.Bool("force"), c.Bool("volumes"))
 				switch {
 				case err == nil:
 					fmt.Fprintln(c.App.Writer, name)
@@ -185,27 +187,18 @@ Example:
 // againInNamespace runs this same command line in a user namespace that has the user's subordinate IDs: files that a
 // container made may belong to those, and only there can they be read, changed or removed.
 func againInNamespace(c *cli.Context, root string) error {
-	code, err := runner.InUserNamespace(c.Context, append([]string{"--root", root}, withoutGlobals(c)...)...)
+	code, err := runner.InUserNamespace(c.Context, append([]string{"--root", root}, cmdline.FromVerb(c.App, os.Args)...)...)
 	if code == 0 && err == nil {
 		return nil
 	}
 	return &exitError{code, err}
 }
 
-// withoutGlobals is the command line from the verb on.
-func withoutGlobals(c *cli.Context) []string {
-	at, command := findCommand(c.App, os.Args)
-	if c.App.Command(os.Args[at]) != command {
-		at-- // a verb's own verb
-	}
-	return os.Args[at:]
-}
-
 // How long "rm --force" waits for a container that it kills.
 const killLimit = 30 * time.Second
 
 // removeContainer returns the name of the container that it removed.
-func removeContainer(state *runner.State, ref string, force bool) (string, error) {
+func removeContainer(state *runner.State, ref string, force, withVolumes bool) (string, error) {
 	container, err := state.Get(ref)
 	if err != nil {
 		return "", err
@@ -221,6 +214,9 @@ func removeContainer(state *runner.State, ref string, force bool) (string, error
 	}
 	if force && errors.Is(err, runner.ErrNotFound) {
 		err = nil // --rm was faster
+	}
+	if err == nil && withVolumes {
+		err = removeAnonymous(state.Root(), container)
 	}
 	return container.Name, err
 }

@@ -33,7 +33,7 @@ upperdir every change is written there; without it the mount is read only. "\:" 
    -h, --help     print this
 
 Options: uidmapping=INSIDE:OUTSIDE:SIZE[:...], gidmapping=..., squash_to_root, squash_to_uid=UID, squash_to_gid=GID,
-xattr_permissions=0|1|2, volatile, fsync=0|1, noacl, timeout=SECONDS, writeback=0|1, redirect_dir=on|off,
+xattr_permissions=0|1|2, volatile, fsync=0|1, noacl, timeout=SECONDS, writeback=0|1, redirect_dir=on|off, metacopy=on|off,
 context=CONTEXT, fsname=NAME, allow_other, ro, nosuid, noexec, dev, atime, and the other generic ones of mount(8).
 
 Examples:
@@ -91,7 +91,11 @@ func mountDropIn(name string, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s: warning: the mount option %q is unknown and ignored\n", name, option)
 	}
 	if line.Foreground {
-		return serveOverlay(line, stderr, func() error { return nil })
+		target, err := filepath.Abs(line.Target)
+		if err != nil {
+			return err
+		}
+		return serveOverlay(line, target, stderr, nil)
 	}
 	return startDropInServer(args)
 }

@@ -109,6 +109,11 @@ func imageUsers(root string) (map[digest.Digest]int, error) {
 		if id := digest.Digest(container.Spec.Annotations[annotationImageID]); id.Validate() == nil {
 			users[id]++
 		}
+		for _, v := range volumesOf(container) {
+			if id := digest.Digest(v.Image); id.Validate() == nil {
+				users[id]++
+			}
+		}
 	}
 	return users, nil
 }

@@ -15,7 +15,7 @@ import (
 
 // The benchmarks besides "bench depth".
 
-func benchCopyUpCommand() *cli.Command {
+func copyUpCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "copyup",
 		Usage: "measure writing one byte into a file of a lower branch",
@@ -27,21 +27,21 @@ Example:
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "sizes", Usage: "of the files (`SIZE,SIZE,...`)", Value: "4k,64k,1m,16m,256m,1g"},
 			againstFlag(bench.PeerNames()), runsFlag(3),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.CopyUpOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			o := bench.CopyUpOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: newProgress()}
 			for _, text := range listOf(c.String("sizes")) {
 				size, err := units.RAMInBytes(text)
 				if err != nil || size < 1 {
-					return usageError("bench copyup: --sizes wants sizes such as 64k or 1g, not %q", text)
+					return usageError("copyup: --sizes wants sizes such as 64k or 1g, not %q", text)
 				}
 				o.Sizes = append(o.Sizes, size)
 			}
 			var err error
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.CopyUp(ctx, o) })
@@ -49,7 +49,7 @@ Example:
 	}
 }
 
-func benchMemoryCommand() *cli.Command {
+func memoryCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "memory",
 		Usage: "measure the memory of servers of file systems",
@@ -61,17 +61,17 @@ Example:
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "1000,14000,100000"},
 			againstFlag(bench.PeerNames()), runsFlag(1),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.MemoryOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			o := bench.MemoryOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: newProgress()}
 			var err error
 			if o.Entries, err = numbersOf(c, "entries"); err != nil {
 				return err
 			}
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Memory(ctx, o) })
@@ -79,7 +79,7 @@ Example:
 	}
 }
 
-func benchRunCommand() *cli.Command {
+func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "run",
 		Usage: "measure starting a container",
@@ -87,14 +87,14 @@ func benchRunCommand() *cli.Command {
 
 Example:
    unionfs bench run --runs 50 --against podman,runc`,
-		Flags: append([]cli.Flag{againstFlag(bench.ToolNames()), runsFlag(20)}, benchOutputFlags()...),
+		Flags: append([]cli.Flag{againstFlag(bench.ToolNames()), runsFlag(20)}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			return containerBench(c, func(*bench.ContainerOptions) error { return nil }, bench.Run)
 		},
 	}
 }
 
-func benchPullCommand() *cli.Command {
+func pullCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "pull",
 		Usage: "measure getting an image from a registry",
@@ -106,7 +106,7 @@ Example:
 			&cli.StringFlag{Name: "depths", Usage: "numbers of layers (`N,N,...`)", Value: "1,10,60"},
 			&cli.IntFlag{Name: "entries", Usage: "make an image of `N` entries", Value: 14000},
 			againstFlag(bench.ToolNames()), runsFlag(3),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			return containerBench(c, func(o *bench.ContainerOptions) (err error) {
 				o.Entries = c.Int("entries")
@@ -117,7 +117,7 @@ Example:
 	}
 }
 
-func benchFullCommand() *cli.Command {
+func fullCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "full",
 		Usage: "measure all that the documentation shows",
@@ -128,14 +128,14 @@ Example:
    unionfs bench full --out report`,
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "small", Usage: "take seconds instead of minutes, only to see that everything works"},
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+			if err := noArguments(c); err != nil {
 				return err
 			}
-			o := bench.FullOptions{Small: c.Bool("small"), Progress: benchProgress()}
+			o := bench.FullOptions{Small: c.Bool("small"), Progress: newProgress()}
 			var err error
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Full(ctx, o) })
@@ -143,7 +143,7 @@ Example:
 	}
 }
 
-func benchShowCommand() *cli.Command {
+func showCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "show",
 		Usage:     "show a report that was made before",
@@ -153,10 +153,10 @@ func benchShowCommand() *cli.Command {
 Examples:
    unionfs bench show report/report.json --format markdown
    unionfs bench show new/report.json --compare old/report.json`,
-		Flags: benchOutputFlags(),
+		Flags: outputFlags(),
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, 1, "REPORT.json"); err != nil {
-				return err
+			if c.NArg() != 1 {
+				return usageError("show: want REPORT.json; see unionfs bench show --help")
 			}
 			earlier, err := earlierReport(c)
 			if err != nil {
@@ -176,12 +176,12 @@ func containerBench(c *cli.Context, set func(*bench.ContainerOptions) error,
 	if err := checkBench(c); err != nil {
 		return err
 	}
-	o := bench.ContainerOptions{Against: againstOf(c, bench.ToolNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+	o := bench.ContainerOptions{Against: againstOf(c, bench.ToolNames()), Runs: c.Int("runs"), Progress: newProgress()}
 	err := set(&o)
 	if err != nil {
 		return err
 	}
-	if o.Program, o.Dir, err = benchPlace(c); err != nil {
+	if o.Program, o.Dir, err = place(c); err != nil {
 		return err
 	}
 	return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return measure(ctx, o) })
@@ -211,9 +211,9 @@ func againstOf(c *cli.Context, all []string) []string {
 
 func checkBench(c *cli.Context) error {
 	if c.Int("runs") < 1 {
-		return usageError("bench %s: --runs must be at least 1", c.Command.Name)
+		return usageError("%s: --runs must be at least 1", c.Command.Name)
 	}
-	return arguments(c, 0, 0, "no arguments")
+	return noArguments(c)
 }
 
 func numbersOf(c *cli.Context, flag string) ([]int, error) {
@@ -221,13 +221,13 @@ func numbersOf(c *cli.Context, flag string) ([]int, error) {
 	for _, text := range listOf(c.String(flag)) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return nil, usageError("bench %s: --%s wants numbers from 1, not %q", c.Command.Name, flag, text)
+			return nil, usageError("%s: --%s wants numbers from 1, not %q", c.Command.Name, flag, text)
 		}
 		numbers = append(numbers, n)
 	}
 	return numbers, nil
 }
 
-func benchProgress() *bench.Progress {
+func newProgress() *bench.Progress {
 	return bench.NewProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 }
