@@ -36,6 +36,9 @@ type initConfig struct {
 	// be taken on; and that setgroups is denied.
 	Fixed bool `json:"fixed,omitempty"`
 
+	// Hold says that no command is to be started.
+	Hold bool `json:"hold,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 }
@@ -50,16 +53,16 @@ type initProcess struct {
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container) (*initProcess, error) {
+func newInitProcess(c *Container, hold bool) (*initProcess, error) {
 	p := &initProcess{}
-	if err := p.prepare(c); err != nil {
+	if err := p.prepare(c, hold); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *initProcess) prepare(c *Container) (err error) {
+func (p *initProcess) prepare(c *Container, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
@@ -67,6 +70,9 @@ func (p *initProcess) prepare(c *Container) (err error) {
 		return err
 	}
 	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
+	if hold {
+		cfg.holdOnly()
+	}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}
@@ -93,6 +99,16 @@ func (p *initProcess) prepare(c *Container) (err error) {
 		SysProcAttr: attr,
 	}
 	return nil
+}
+
+// holdOnly leaves out all that is for the command.
+func (cfg *initConfig) holdOnly() {
+	spec := *cfg.Spec
+	process, linux := *spec.Process, *spec.Linux
+	process.Terminal = false
+	linux.Seccomp, linux.Sysctl, linux.Resources = nil, nil, nil
+	spec.Process, spec.Linux = &process, &linux
+	cfg.Spec, cfg.Hold = &spec, true
 }
 
 // attributes chooses P2's namespaces and the maps of its user namespace.

@@ -30,6 +30,10 @@ import (
 //
 //	→ P1      wait          to be told of the end
 //	P1 →      exited        Code, Error
+//	→ P1      pause, unpause
+//	P1 →      done          Error: the answer to each of these
+//	→ P1      files         Files + the stream of a tar
+//	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -39,6 +43,10 @@ import (
 const (
 	msgWait    = "wait"
 	msgExec    = "exec"
+	msgPause   = "pause"
+	msgUnpause = "unpause"
+	msgFiles   = "files"
+	msgDone    = "done"
 	msgSignal  = "signal"
 	msgConsole = "console"
 	msgReady   = "ready"
@@ -48,12 +56,14 @@ const (
 )
 
 type message struct {
-	Kind   string       `json:"kind"`
-	Signal int          `json:"signal,omitempty"`
-	Code   int          `json:"code,omitempty"`
-	Error  string       `json:"error,omitempty"`
-	Paths  []string     `json:"paths,omitempty"`
-	Exec   *execRequest `json:"exec,omitempty"`
+	Kind   string        `json:"kind"`
+	Signal int           `json:"signal,omitempty"`
+	Code   int           `json:"code,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Paths  []string      `json:"paths,omitempty"`
+	Exec   *execRequest  `json:"exec,omitempty"`
+	Files  *filesRequest `json:"files,omitempty"`
+	File   *FileInfo     `json:"file,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.

@@ -40,7 +40,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
-			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(),
+			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(), pauseCommand(), unpauseCommand(), cpCommand(), eventsCommand(),
 			logsCommand(), execCommand(), topCommand(), containerCommand(), volumeCommand(),
 			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
