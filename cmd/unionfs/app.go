@@ -42,7 +42,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			tryCommand(), runCommand(), psCommand(), diffCommand(), applyCommand(), rmCommand(), whichCommand(),
 			createCommand(), startCommand(), stopCommand(), restartCommand(), killCommand(), waitCommand(), renameCommand(), pauseCommand(), unpauseCommand(), cpCommand(), eventsCommand(),
 			logsCommand(), execCommand(), topCommand(), containerCommand(), volumeCommand(),
-			imagesCommand(), pullCommand(), importCommand(), rmiCommand(),
+			imagesCommand(), pullCommand(), importCommand(), loadCommand(), saveCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
