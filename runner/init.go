@@ -104,6 +104,12 @@ func (p *containerInit) setUp() (int, error) {
 	if err := p.setUpNames(); err != nil {
 		return 0, err
 	}
+	if p.cfg.Hold {
+		if err := p.wire.send(message{Kind: msgStarted, Paths: r.made}); err != nil {
+			return 0, err
+		}
+		select {} // until the supervisor goes
+	}
 	if hasNewNamespace(p.cfg.Spec, specs.NetworkNamespace) {
 		if err := raiseLoopback(); err != nil {
 			return 0, fmt.Errorf("bringing up the loopback: %w", err)

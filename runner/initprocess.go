@@ -39,6 +39,9 @@ type initConfig struct {
 	// AwaitNetwork says that the command starts only after msgConnected.
 	AwaitNetwork bool `json:"awaitNetwork,omitempty"`
 
+	// Hold says that no command is to be started.
+	Hold bool `json:"hold,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 }
@@ -53,16 +56,16 @@ type initProcess struct {
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container, h Hooks) (*initProcess, error) {
+func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
 	p := &initProcess{}
-	if err := p.prepare(c, h); err != nil {
+	if err := p.prepare(c, h, hold); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
+func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
@@ -70,6 +73,9 @@ func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
 		return err
 	}
 	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
+	if hold {
+		cfg.holdOnly()
+	}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}
@@ -96,6 +102,16 @@ func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
 		SysProcAttr: attr,
 	}
 	return nil
+}
+
+// holdOnly leaves out all that is for the command.
+func (cfg *initConfig) holdOnly() {
+	spec := *cfg.Spec
+	process, linux := *spec.Process, *spec.Linux
+	process.Terminal = false
+	linux.Seccomp, linux.Sysctl, linux.Resources = nil, nil, nil
+	spec.Process, spec.Linux = &process, &linux
+	cfg.Spec, cfg.Hold = &spec, true
 }
 
 // attributes chooses P2's namespaces and the maps of its user namespace.

@@ -119,6 +119,7 @@ func (s *State) Create(spec *specs.Spec, o CreateOptions) (*Container, error) {
 		_ = os.RemoveAll(c.Dir())
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
+	c.note("create")
 	return c, nil
 }
 
@@ -346,6 +347,7 @@ func (c *Container) removeLocked() error {
 	if err := os.Rename(c.Dir(), gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
+	c.note("destroy")
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,16 +79,23 @@ type supervisor struct {
 	hooks     Hooks
 	caller    *wire  // to P0; nil if there is none
 	mode      string // what this is started for, see supervisorModeVariable
-	status    *Status
+	statusMu  sync.Mutex
+	status    *Status  // guarded by statusMu
 	streams   *streams // the command's, in the background; otherwise nil
 	control   *control // nil before it listens
 
+	// pauseMu guards the following, and is taken before mu and statusMu.
+	pauseMu  sync.Mutex
+	paused   bool
+	frozenBy freezer // nil before the first pause
+
 	// mu guards what signals need while the container comes up and goes.
 	mu       sync.Mutex
-	init     *initProcess // nil before P2 is started
-	started  bool         // the command runs
-	aborted  unix.Signal  // a signal that came before the command ran, and called the start off
-	finished bool         // P2 has been waited for: its PID means nothing any more
+	init     *initProcess         // nil before P2 is started
+	started  bool                 // the command runs
+	aborted  unix.Signal          // a signal that came before the command ran, and called the start off
+	helpers  map[*os.Process]bool // those that copy files
+	finished bool                 // P2 has been waited for: its PID means nothing any more
 
 	networkFailure error // why the network could not be connected, which called the start off
 
@@ -140,6 +148,9 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	defer s.control.leave()
 
 	end = s.runInit()
+	if s.mode == modeHold {
+		return end
+	}
 	if err := s.record(end); err != nil && end.err == nil {
 		end.err = err
 	}
@@ -158,12 +169,13 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 // record writes the end to state.json.
 func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()
-	s.status.State = StateExited
-	s.status.Finished = &now
-	s.status.ExitCode = end.code
-	s.status.Error = errorText(end.err)
-	s.status.SupervisorPID, s.status.InitPID, s.status.InitStart = 0, 0, 0
-	return s.container.writeStatus(s.status)
+	s.container.note("die", "exitCode", exitCodeText(end.code))
+	return s.change(func(st *Status) {
+		st.State, st.Paused = StateExited, false
+		st.Finished = &now
+		st.ExitCode, st.Error = end.code, errorText(end.err)
+		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
+	})
 }
 
 // runInit mounts the root, runs the container in it, and unmounts.
@@ -186,17 +198,20 @@ func (s *supervisor) runInit() (end outcome) {
 			}
 		}()
 	}
+	if s.mode == modeHold {
+		return s.hold()
+	}
 	limits, err := newCgroups(s.container)
 	if err != nil {
 		return outcome{exitOurs, fmt.Errorf("starting container %s: %w", s.container.Name, err)}
 	}
 	defer func() {
-		s.status.OutOfMemory = limits.outOfMemory()
-		if err := limits.remove(); err != nil && end.err == nil {
+		s.noteOutOfMemory(limits)
+		if err := s.container.removeCgroups(); err != nil && end.err == nil {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container, s.hooks)
+	p, err := newInitProcess(s.container, s.hooks, false)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -234,6 +249,38 @@ func (s *supervisor) runInit() (end outcome) {
 	return s.wait(p)
 }
 
+// hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
+func (s *supervisor) hold() outcome {
+	p, err := newInitProcess(s.container, Hooks{}, true)
+	if err != nil {
+		return outcome{startCode(err), err}
+	}
+	defer p.close()
+	s.mu.Lock()
+	if s.aborted == 0 {
+		if err = p.start(); err == nil {
+			s.init = p
+		}
+	}
+	s.mu.Unlock()
+	if err != nil || s.init == nil {
+		p.abandon()
+		return outcome{exitOurs, fmt.Errorf("starting the init: %w", cmp.Or(err, errors.New("it was called off")))}
+	}
+	return s.wait(p)
+}
+
+// noteOutOfMemory records whether the kernel killed something for want of memory.
+func (s *supervisor) noteOutOfMemory(limits *cgroups) {
+	oom := limits.outOfMemory()
+	if oom {
+		s.container.note("oom")
+	}
+	s.statusMu.Lock()
+	s.status.OutOfMemory = oom
+	s.statusMu.Unlock()
+}
+
 // wait follows the init to its end.
 func (s *supervisor) wait(p *initProcess) outcome {
 	var end *outcome
@@ -269,6 +316,7 @@ func (s *supervisor) wait(p *initProcess) outcome {
 	aborted, networkFailure := s.aborted, s.networkFailure
 	s.mu.Unlock()
 	close(s.dead)
+	s.killHelpers()
 	if networkFailure != nil {
 		return outcome{exitOurs, networkFailure}
 	}
@@ -291,18 +339,33 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.started = true
 	s.mu.Unlock()
 	now := time.Now().UTC()
-	s.status.State = StateRunning
-	s.status.Started, s.status.Finished = &now, nil
-	s.status.ExitCode, s.status.Error = 0, ""
-	s.status.SupervisorPID, s.status.InitPID = os.Getpid(), p.pid()
-	s.status.InitStart, _ = startTime(p.pid())
-	s.status.Placeholders = mergePaths(s.status.Placeholders, placeholders)
-	if err := s.container.writeStatus(s.status); err != nil {
+	if s.mode == modeHold {
+		s.heldStarted(placeholders)
+		return
+	}
+	err := s.change(func(st *Status) {
+		st.State, st.Paused = StateRunning, false
+		st.Started, st.Finished = &now, nil
+		st.ExitCode, st.Error = 0, ""
+		st.SupervisorPID, st.InitPID = os.Getpid(), p.pid()
+		st.InitStart, _ = startTime(p.pid())
+		st.Placeholders = mergePaths(st.Placeholders, placeholders)
+	})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
+	s.container.note("start")
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}
+}
+
+// heldStarted is commandStarted where there is no command.
+func (s *supervisor) heldStarted(placeholders []string) {
+	if err := s.change(func(st *Status) { st.Placeholders = mergePaths(st.Placeholders, placeholders) }); err != nil {
+		fmt.Fprintln(os.Stderr, "unionfs:", err)
+	}
+	_ = s.caller.send(message{Kind: msgStarted})
 }
 
 // followSignals passes on what comes from P0 and from outside, and ends the container when P0 or ctx do.
@@ -361,6 +424,9 @@ func (s *supervisor) signal(sig unix.Signal) {
 func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.started
+	if s.mode == modeHold && s.init != nil && !s.finished {
+		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+	}
 	s.mu.Unlock()
 	if !stays {
 		s.end()
@@ -395,6 +461,7 @@ func (s *supervisor) end() {
 			}
 		}
 	}()
+	s.thawForEnd()
 }
 
 // startTime returns when a process started, in clock ticks after boot (proc_pid_stat(5), field 22).

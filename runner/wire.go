@@ -33,6 +33,10 @@ import (
 //	P1 →      exited        Code, Error
 //	→ P1      network       to have the container's networks looked at again
 //	P1 →      network       Error: done, or why not
+//	→ P1      pause, unpause
+//	P1 →      done          Error: the answer to each of these
+//	→ P1      files         Files + the stream of a tar
+//	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -43,6 +47,10 @@ const (
 	msgWait      = "wait"
 	msgNetwork   = "network"
 	msgExec      = "exec"
+	msgPause     = "pause"
+	msgUnpause   = "unpause"
+	msgFiles     = "files"
+	msgDone      = "done"
 	msgSignal    = "signal"
 	msgConsole   = "console"
 	msgReady     = "ready"
@@ -53,12 +61,14 @@ const (
 )
 
 type message struct {
-	Kind   string       `json:"kind"`
-	Signal int          `json:"signal,omitempty"`
-	Code   int          `json:"code,omitempty"`
-	Error  string       `json:"error,omitempty"`
-	Paths  []string     `json:"paths,omitempty"`
-	Exec   *execRequest `json:"exec,omitempty"`
+	Kind   string        `json:"kind"`
+	Signal int           `json:"signal,omitempty"`
+	Code   int           `json:"code,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Paths  []string      `json:"paths,omitempty"`
+	Exec   *execRequest  `json:"exec,omitempty"`
+	Files  *filesRequest `json:"files,omitempty"`
+	File   *FileInfo     `json:"file,omitempty"`
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`

@@ -115,7 +115,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			Image:     container.Image(),
 			Command:   strings.Join(container.Spec.Process.Args, " "),
 			CreatedAt: status.Created,
-			State:     status.State,
+			State:     stateOf(status),
 			Status:    describeStatus(status),
 			ExitCode:  status.ExitCode,
 			OOMKilled: status.OutOfMemory,
@@ -127,10 +127,22 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 	return rows, nil
 }
 
+// stateOf is a container's state in Docker's words.
+func stateOf(s *runner.Status) string {
+	if s.Paused {
+		return "paused"
+	}
+	return s.State
+}
+
 func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
-		return "Up " + units.HumanDuration(time.Since(*s.Started))
+		text := "Up " + units.HumanDuration(time.Since(*s.Started))
+		if s.Paused {
+			text += " (Paused)"
+		}
+		return text
 	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
 		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:

@@ -141,7 +141,7 @@ func detailsOf(root string, container *runner.Container, status *runner.Status) 
 	spec := container.Spec
 	d := containerDetails{ID: container.ID, Created: status.Created, Name: "/" + container.Name, LogPath: container.LogPath()}
 	d.Path, d.Args = spec.Process.Args[0], spec.Process.Args[1:]
-	d.State.Status = status.State
+	d.State.Status, d.State.Paused = stateOf(status), status.Paused
 	d.State.Running = status.State == runner.StateRunning
 	if d.State.Running {
 		d.State.Pid = status.InitPID
@@ -242,7 +242,7 @@ func matchesFilter(container *runner.Container, status *runner.Status, name, wan
 		have, ok := labelsOf(container)[key]
 		return ok && (!exact || have == value)
 	case "status":
-		return status.State == want
+		return stateOf(status) == want
 	case "exited":
 		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
 	case "ancestor":
