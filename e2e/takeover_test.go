@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -208,4 +209,132 @@ func TestServerKilledUnderModel(t *testing.T) {
 	m.unmount(t)
 	m.mount(t)
 	m.compare(t, "mounting again")
+}
+
+// TestKilledBetweenDoingAndAnswering kills the server when it has carried a request out and is about to answer. The next one
+// gets the request again, and must do it neither twice nor say that it can't be done.
+func TestKilledBetweenDoingAndAnswering(t *testing.T) {
+	m := newMounted(t, modeltest.NewRand(t))
+	cases := []struct {
+		name    string
+		prepare func(root string) error // before the kernel's caches are filled
+		look    []string                // names to look at, so that the kernel asks nothing but the request
+		do      func(root string) error
+	}{
+		{"create", nil, []string{"new"}, func(root string) error {
+			fd, err := unix.Open(root+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}},
+		{"mkdir", nil, []string{"dir"}, func(root string) error { return unix.Mkdir(root+"/dir", 0o751) }},
+		{"mkdir over a whiteout", func(root string) error { return errors.Join(unix.Mkdir(root+"/w", 0o755), unix.Rmdir(root+"/w")) },
+			[]string{"w"}, func(root string) error { return unix.Mkdir(root+"/w", 0o751) }},
+		{"mknod", nil, []string{"fifo"}, func(root string) error { return unix.Mknod(root+"/fifo", unix.S_IFIFO|0o604, 0) }},
+		{"symlink", nil, []string{"symlink"}, func(root string) error { return unix.Symlink("target", root+"/symlink") }},
+		{"link", nil, []string{"file", "link"}, func(root string) error { return unix.Link(root+"/file", root+"/link") }},
+		{"unlink", nil, []string{"file2"}, func(root string) error { return unix.Unlink(root + "/file2") }},
+		{"unlink a lower file", nil, []string{"lower-file"}, func(root string) error { return unix.Unlink(root + "/lower-file") }},
+		{"rmdir", func(root string) error { return unix.Mkdir(root+"/empty", 0o755) }, []string{"empty"},
+			func(root string) error { return unix.Rmdir(root + "/empty") }},
+		{"rename", nil, []string{"file", "renamed"}, func(root string) error { return unix.Rename(root+"/file", root+"/renamed") }},
+		{"rename over a file", nil, []string{"file3", "file4"}, func(root string) error { return unix.Rename(root+"/file3", root+"/file4") }},
+		{"rename without replacing", nil, []string{"file4", "file5"}, func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file4", unix.AT_FDCWD, root+"/file5", unix.RENAME_NOREPLACE)
+		}},
+		{"rename a lower directory", nil, []string{"lower-dir", "moved-dir"}, func(root string) error { return unix.Rename(root+"/lower-dir", root+"/moved-dir") }},
+		{"exchange", nil, []string{"file5", "renamed"}, func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file5", unix.AT_FDCWD, root+"/renamed", unix.RENAME_EXCHANGE)
+		}},
+		{"append", nil, []string{"file5"}, func(root string) error {
+			fd, err := unix.Open(root+"/file5", unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, []byte("appended"))
+			return errors.Join(err, unix.Fsync(fd), unix.Close(fd))
+		}},
+		{"truncate", nil, []string{"file5"}, func(root string) error { return unix.Truncate(root+"/file5", 3) }},
+		{"chmod", nil, []string{"file5"}, func(root string) error { return unix.Chmod(root+"/file5", 0o4711) }},
+		{"chown", nil, []string{"file5"}, func(root string) error { return unix.Chown(root+"/file5", 7, 8) }},
+		{"create an attribute", nil, []string{"file5"}, func(root string) error {
+			return unix.Setxattr(root+"/file5", "user.one", []byte("1"), unix.XATTR_CREATE)
+		}},
+		{"remove an attribute", nil, []string{"file5"}, func(root string) error { return unix.Removexattr(root+"/file5", "user.one") }},
+	}
+	for i := range 5 {
+		for _, root := range []string{m.mnt, m.plain} {
+			if err := os.WriteFile(fmt.Sprintf("%s/file%s", root, []string{"", "2", "3", "4", "unused"}[i]), []byte(fmt.Sprint(i)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.unmount(t)
+	for _, root := range []string{m.lower, m.plain} {
+		if err := errors.Join(os.WriteFile(root+"/lower-file", []byte("lower"), 0o644), os.Mkdir(root+"/lower-dir", 0o755),
+			os.WriteFile(root+"/lower-dir/in", []byte("in"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.mount(t)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			for _, root := range []string{m.mnt, m.plain} {
+				if c.prepare == nil {
+					continue
+				}
+				if err := c.prepare(root); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var st unix.Stat_t
+			for _, name := range append(c.look, "") {
+				_ = unix.Lstat(m.mnt+"/"+name, &st) // some are not there, and the kernel keeps that
+			}
+			server := m.server(t)
+			// The answer is the server's first writev(2), and the signal comes before it.
+			trace := exec.Command("strace", "-f", "-q", "-o", "/dev/null", "-e", "inject=writev:signal=SIGKILL:when=1", "-p", strconv.Itoa(server))
+			if err := trace.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				trace.Process.Kill()
+				_ = trace.Wait() // the exit code of strace is the server's
+			}()
+			awaitTracer(t, server)
+			err := c.do(m.mnt)
+			if want := c.do(m.plain); err != want {
+				t.Errorf("the mount says %v, the plain directory %v", err, want)
+			}
+			if now := m.server(t); now == server {
+				t.Error("the server was not killed: it was asked nothing")
+			}
+			m.compare(t, c.name)
+		})
+	}
+	m.unmount(t)
+	m.mount(t)
+	m.compare(t, "mounting again")
+}
+
+// awaitTracer waits until all threads of a process are traced.
+func awaitTracer(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		traced := err == nil && len(tasks) > 0
+		for _, task := range tasks {
+			status, err := os.ReadFile(task)
+			if err != nil || bytes.Contains(status, []byte("\nTracerPid:\t0\n")) {
+				traced = false
+			}
+		}
+		if traced {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("strace did not attach to process %d", pid)
+		}
+	}
 }

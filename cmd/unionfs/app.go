@@ -45,7 +45,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			imagesCommand(), pullCommand(), importCommand(), loadCommand(), saveCommand(), rmiCommand(),
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
-			mountCommand(), umountCommand(),
+			mountCommand(), umountCommand(), upgradeCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),
 		},
