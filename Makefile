@@ -9,15 +9,17 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 PREFIX  ?= /usr/local
 BIN     := bin/unionfs
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# The library for command lines brings a Markdown parser for man pages along, which would slow every start.
+TAGS    := urfave_cli_no_docs
 
 # Debian packages. What a user needs: fuse3 for mounts outside a container by an ordinary user, uidmap for
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry e2fsprogs fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace
+TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry e2fsprogs fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace zstd
 
 # The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
-BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs mergerfs podman runc skopeo umoci unionfs-fuse
+BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 30m
@@ -29,9 +31,9 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## Build bin/unionfs, a static program
+build: ## Build bin/unionfs, a static program, and bin/unionfs-bench, which "unionfs bench" starts
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/unionfs
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-bench
 
 .PHONY: deps
 deps: ## Install the Debian packages that unionfs uses, if any is missing
@@ -54,6 +56,10 @@ test: test-deps lint build ## Check and test everything
 bench: build ## Measure unionfs beside its peers, and make a page of it: build/bench/index.html
 	@scripts/install-packages $(USER_PACKAGES) $(BENCH_PACKAGES)
 	$(BIN) bench full --out build/bench
+
+.PHONY: bench-docs
+bench-docs: build ## Make docs/benchmarks.md of what "make bench" measured last, or of REPORT=FILE
+	$(BIN) bench show $(or $(REPORT),build/bench/report.json) --docs docs
 
 .PHONY: vet
 vet: ## Run go vet
@@ -80,6 +86,7 @@ fuzz: ## Run every fuzz test for FUZZTIME (20s) each
 .PHONY: install
 install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
+	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
 	@if [ -n "$(LINKS)" ]; then \
 	  install -d $(DESTDIR)/sbin; \
 	  ln -sf unionfs $(DESTDIR)$(PREFIX)/bin/fuse-overlayfs; \

@@ -173,7 +173,8 @@ func waitFor(t *testing.T, condition func() bool) {
 func TestHelp(t *testing.T) {
 	c := newCaller(t, "root")
 	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version",
-		"create", "start", "stop", "restart", "kill", "wait", "rename", "logs", "exec", "top", "inspect", "container"} {
+		"create", "start", "stop", "restart", "kill", "wait", "rename", "logs", "exec", "top", "inspect", "container",
+		"push", "copy", "load", "save", "tag", "history", "commit", "export", "prune", "df", "verify", "login", "logout"} {
 		out := c.must(t, verb, "--help")
 		for _, part := range []string{"USAGE:", "DESCRIPTION:", "Example", "unionfs " + verb} {
 			if !strings.Contains(out, part) {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+
+	"unionfs/internal/cmdline"
 )
 
 func TestOurFlags(t *testing.T) {
@@ -31,7 +33,7 @@ func TestOurFlags(t *testing.T) {
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
-		got := strings.Join(ourFlags(newApp(io.Discard, io.Discard), strings.Fields(line)), " ")
+		got := strings.Join(cmdline.Arrange(newApp(io.Discard, io.Discard), strings.Fields(line), runsCommand), " ")
 		if got != want {
 			t.Errorf("%s\n got %s\nwant %s", line, got, want)
 		}
@@ -49,7 +51,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 			}
 		}
 		for _, flag := range command.Flags {
-			if text := describeFlag(flag); !strings.Contains(text, "\t") || strings.Contains(text, "`") {
+			if text := cmdline.DescribeFlag(flag); !strings.Contains(text, "\t") || strings.Contains(text, "`") {
 				t.Errorf("%s: %q", command.Name, text)
 			}
 			for _, name := range flag.Names() {
@@ -71,7 +73,7 @@ func TestDescribeFlag(t *testing.T) {
 		{&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set `K=V`"}, "-e, --env K=V\tset K=V"},
 	}
 	for _, test := range tests {
-		if got := describeFlag(test.flag); got != test.want {
+		if got := cmdline.DescribeFlag(test.flag); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
 		}
 	}
@@ -80,7 +82,7 @@ func TestDescribeFlag(t *testing.T) {
 func TestHint(t *testing.T) {
 	app := newApp(io.Discard, io.Discard)
 	for typed, want := range map[string]string{"imges": "images", "munt": "mount", "dif": "diff", "frobnicate": ""} {
-		got := hint(app, typed)
+		got := cmdline.Hint(app, typed)
 		if want == "" && got != "" || want != "" && !strings.Contains(got, `"`+want+`"`) {
 			t.Errorf("%s: %q, want %q", typed, got, want)
 		}

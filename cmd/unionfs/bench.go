@@ -1,241 +1,67 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/signal"
+	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 
-	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
-
-	"unionfs/bench"
 )
 
+// benchProgram has the benchmarks. It is a program of its own because what it draws plots with would double the time in
+// which this one starts, and a container's start is several of those.
+const benchProgram = "unionfs-bench"
+
 func benchCommand() *cli.Command {
-	commands := []*cli.Command{
-		benchDepthCommand(), benchCopyUpCommand(), benchMemoryCommand(), benchRunCommand(), benchPullCommand(), benchFullCommand(), benchShowCommand(),
-	}
-	for _, command := range commands {
-		command.HideHelpCommand = true
-		command.OnUsageError = onUsageError
-	}
 	return &cli.Command{
-		Name:  "bench",
-		Usage: "measure file systems and containers, beside others that do the same",
-		Description: `Measures this program and those of its peers that are installed, in turns, on this machine.
-
-Example:
-   unionfs bench depth --depths 1,10,100 --against overlayfs,fuse-overlayfs
-   unionfs bench full --out report`,
-		Subcommands: commands,
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("bench: unknown benchmark %q; see unionfs bench --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
-	}
-}
-
-// benchOutputFlags say what becomes of a report.
-func benchOutputFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: table, markdown, json or csv", Value: "table"},
-		&cli.StringFlag{Name: "out", Usage: "also write the report to `DIR`, which is made: report.json and report.csv, a page to look at (index.html), and its plots as SVG files"},
-		&cli.StringFlag{Name: "compare", Usage: "say what changed since the report in `FILE`, a report.json"},
-		&cli.StringFlag{Name: "dir", Usage: "make branches and mounts in a directory in `DIR`; its file system is part of what is measured", DefaultText: "$TMPDIR or /tmp"},
-	}
-}
-
-func benchDepthCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "depth",
-		Usage: "measure how the cost of a union grows with the number of its branches",
-		Description: `Makes a tree, always the same for a seed, spreads it over as many branches as --depths says, lets every peer merge
-them, and measures what --work lists. Peers take turns; each is mounted with the options that are known to be best for it,
-and must show the same tree as the others before a figure of it counts. What one can't do is shown as such.
-
-Works: ` + strings.Join(bench.WorkNames(), ", ") + `.
-Peers: ` + strings.Join(bench.PeerNames(), ", ") + `; the first two are always measured.
-
-Cold figures need root, because only root can drop the kernel's caches. Ctrl-C ends it early, unmounts everything and
-reports what was measured.
+		Name:      "bench",
+		Usage:     "measure file systems and containers, beside others that do the same",
+		UsageText: "unionfs bench [BENCHMARK] [options]",
+		Description: `Measures this program and those of its peers that are installed, in turns, on this machine. The program unionfs-bench,
+which is installed next to this one, does it.
 
 Examples:
-   unionfs bench depth
-   unionfs bench depth --depths 10,120 --work walk,negative --cold --runs 5
-   unionfs bench depth --branches layers/top,layers/middle,layers/bottom
-   unionfs bench depth --image debian:local --depths 10,120 --out report`,
-		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "depths", Usage: "measure with these numbers of branches (`N,N,...`)", DefaultText: joinNumbers(bench.DefaultDepths()) + ", or all of --branches"},
-			&cli.StringFlag{Name: "work", Usage: "what to measure (`WORK,WORK,...`)", DefaultText: "everything"},
-			againstFlag(bench.PeerNames()), runsFlag(3),
-			&cli.BoolFlag{Name: "cold", Usage: "measure only with caches dropped"},
-			&cli.BoolFlag{Name: "warm", Usage: "measure only with caches filled"},
-			&cli.IntFlag{Name: "entries", Usage: "make a tree of `N` entries", Value: 14000},
-			&cli.Uint64Flag{Name: "seed", Usage: "make the tree from the number `N`", Value: 1},
-			&cli.StringFlag{Name: "big", Usage: "make its large file of `SIZE`", Value: "256m"},
-			&cli.StringFlag{Name: "branches", Usage: "take these branches, the top one first (`DIR,DIR,...`)"},
-			&cli.StringFlag{Name: "tree", Usage: "spread a copy of `DIR` over the branches, in place of a tree that is made"},
-			&cli.StringFlag{Name: "image", Usage: "spread what `IMAGE` holds over the branches, in place of a tree that is made"},
-			&cli.DurationFlag{Name: "limit", Usage: "don't ask a peer for more of a work once it has taken longer than `TIME`", Value: 30 * time.Second},
-		}, benchOutputFlags()...),
+   unionfs bench --help
+   unionfs bench depth --depths 1,10,100 --against overlayfs,fuse-overlayfs
+   unionfs bench full --out report`,
+		SkipFlagParsing: true,
+		HideHelp:        true,
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 0, 0, "no arguments"); err != nil {
-				return err
-			}
-			o, err := depthOptionsOf(c)
+			program, err := findBench()
 			if err != nil {
 				return err
 			}
-			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Depth(ctx, o) })
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			environment := append(os.Environ(), "UNIONFS_PROGRAM="+self)
+			if c.IsSet("root") {
+				environment = append(environment, "UNIONFS_ROOT="+c.String("root"))
+			}
+			err = syscall.Exec(program, append([]string{benchProgram}, c.Args().Slice()...), environment)
+			return fmt.Errorf("starting %s: %w", program, err)
 		},
 	}
 }
 
-func depthOptionsOf(c *cli.Context) (bench.DepthOptions, error) {
-	o := bench.DepthOptions{
-		Works: bench.WorkNames(), Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Cold: c.Bool("cold"), Warm: c.Bool("warm"),
-		Entries: c.Int("entries"), Seed: c.Uint64("seed"), Tree: c.String("tree"), Image: c.String("image"), Limit: c.Duration("limit"),
-		Branches: listOf(c.String("branches")),
-	}
-	if !o.Cold && !o.Warm {
-		o.Cold, o.Warm = true, true
-	}
-	if c.IsSet("work") {
-		o.Works = listOf(c.String("work"))
-	}
-	sources := 0
-	for _, set := range []bool{o.Tree != "", o.Image != "", len(o.Branches) > 0} {
-		if set {
-			sources++
+// findBench returns the program next to this one, or in PATH.
+func findBench() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		program := filepath.Join(filepath.Dir(self), benchProgram)
+		if info, err := os.Stat(program); err == nil && info.Mode().IsRegular() {
+			return program, nil
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
 		}
 	}
-	var err error
-	switch {
-	case sources > 1:
-		return o, usageError("bench depth: only one of --branches, --tree and --image can be given")
-	case o.Runs < 1:
-		return o, usageError("bench depth: --runs must be at least 1")
-	case o.Entries < 100 && sources == 0:
-		return o, usageError("bench depth: --entries must be at least 100")
-	}
-	if o.Big, err = units.RAMInBytes(c.String("big")); err != nil || o.Big < 1<<20 {
-		return o, usageError("bench depth: --big wants a size of 1m at least, not %q", c.String("big"))
-	}
-	if o.Depths, err = numbersOf(c, "depths"); err != nil {
-		return o, err
-	}
-	if len(o.Depths) == 0 && len(o.Branches) == 0 {
-		o.Depths = bench.DefaultDepths()
-	}
-	if o.Image != "" {
-		if o.Root, err = stateRoot(c); err != nil {
-			return o, err
-		}
-	}
-	if o.Program, o.Dir, err = benchPlace(c); err != nil {
-		return o, err
-	}
-	o.Progress = benchProgress()
-	return o, nil
-}
-
-// benchPlace returns this program and the directory in which to measure.
-func benchPlace(c *cli.Context) (program, dir string, err error) {
-	if program, err = os.Executable(); err != nil {
-		return "", "", err
-	}
-	if dir = c.String("dir"); dir == "" {
-		dir = os.TempDir()
-	}
-	dir, err = filepath.Abs(dir)
-	return program, dir, err
-}
-
-func listOf(text string) []string {
-	var list []string
-	for item := range strings.SplitSeq(text, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			list = append(list, item)
-		}
-	}
-	return list
-}
-
-func joinNumbers(numbers []int) string {
-	var texts []string
-	for _, n := range numbers {
-		texts = append(texts, strconv.Itoa(n))
-	}
-	return strings.Join(texts, ",")
-}
-
-// runBench measures until it is done or interrupted, and reports.
-func runBench(c *cli.Context, progress *bench.Progress, measure func(context.Context) (*bench.Report, error)) error {
-	earlier, err := earlierReport(c) // before what takes minutes
+	program, err := exec.LookPath(benchProgram)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("%s is neither next to unionfs nor in PATH; \"make build\" and \"make install\" of unionfs's source make it", benchProgram)
 	}
-	// SIGPIPE too: who reads the progress may go away, and mounts must not be left behind then.
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	defer stop()
-	report, err := measure(ctx)
-	progress.End()
-	if report == nil || len(report.Measurements) == 0 {
-		return errors.Join(err, errors.New("nothing was measured"))
-	}
-	// What was measured is reported even if something failed after it.
-	report.Command = append([]string{"unionfs"}, os.Args[1:]...)
-	return errors.Join(err, writeBench(c, report, earlier))
-}
-
-// earlierReport checks --format and reads what --compare names; nil if it names nothing.
-func earlierReport(c *cli.Context) (*bench.Report, error) {
-	switch format := c.String("format"); format {
-	case "table", "markdown", "json", "csv":
-	default:
-		return nil, usageError("unknown format %q; known are table, markdown, json and csv", format)
-	}
-	if name := c.String("compare"); name != "" {
-		return bench.ReadReport(name)
-	}
-	return nil, nil
-}
-
-func writeBench(c *cli.Context, report, earlier *bench.Report) error {
-	var err error
-	switch c.String("format") {
-	case "json":
-		err = report.WriteJSON(c.App.Writer)
-	case "markdown":
-		err = report.WriteMarkdown(c.App.Writer)
-	case "csv":
-		err = report.WriteCSV(c.App.Writer)
-	default:
-		err = report.WriteTable(c.App.Writer)
-	}
-	if err != nil {
-		return err
-	}
-	if earlier != nil && c.String("format") == "table" {
-		fmt.Fprintln(c.App.Writer)
-		if err := report.WriteChanges(c.App.Writer, earlier); err != nil {
-			return err
-		}
-	}
-	if dir := c.String("out"); dir != "" {
-		if err := report.WriteFiles(dir, earlier); err != nil {
-			return fmt.Errorf("writing the report to %s: %w", dir, err)
-		}
-		fmt.Fprintf(c.App.ErrWriter, "The page is %s\n", filepath.Join(dir, "index.html"))
-	}
-	return nil
+	return program, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	"unionfs/internal/cmdline"
 	"unionfs/runner"
 )
 
@@ -25,7 +26,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	app := newApp(stdout, stderr)
-	err := app.Run(ourFlags(app, args))
+	err := app.Run(cmdline.Arrange(app, args, runsCommand))
 	if err == nil {
 		return 0
 	}

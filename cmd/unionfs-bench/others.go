@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -15,7 +17,7 @@ import (
 
 // The benchmarks besides "bench depth".
 
-func benchCopyUpCommand() *cli.Command {
+func copyUpCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "copyup",
 		Usage: "measure writing one byte into a file of a lower branch",
@@ -27,21 +29,21 @@ Example:
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "sizes", Usage: "of the files (`SIZE,SIZE,...`)", Value: "4k,64k,1m,16m,256m,1g"},
 			againstFlag(bench.PeerNames()), runsFlag(3),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.CopyUpOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			o := bench.CopyUpOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: newProgress()}
 			for _, text := range listOf(c.String("sizes")) {
 				size, err := units.RAMInBytes(text)
 				if err != nil || size < 1 {
-					return usageError("bench copyup: --sizes wants sizes such as 64k or 1g, not %q", text)
+					return usageError("copyup: --sizes wants sizes such as 64k or 1g, not %q", text)
 				}
 				o.Sizes = append(o.Sizes, size)
 			}
 			var err error
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.CopyUp(ctx, o) })
@@ -49,7 +51,7 @@ Example:
 	}
 }
 
-func benchMemoryCommand() *cli.Command {
+func memoryCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "memory",
 		Usage: "measure the memory of servers of file systems",
@@ -61,17 +63,17 @@ Example:
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "1000,14000,100000"},
 			againstFlag(bench.PeerNames()), runsFlag(1),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.MemoryOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+			o := bench.MemoryOptions{Against: againstOf(c, bench.PeerNames()), Runs: c.Int("runs"), Progress: newProgress()}
 			var err error
 			if o.Entries, err = numbersOf(c, "entries"); err != nil {
 				return err
 			}
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Memory(ctx, o) })
@@ -79,63 +81,111 @@ Example:
 	}
 }
 
-func benchRunCommand() *cli.Command {
+func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "run",
 		Usage: "measure starting a container",
-		Description: `Runs a command that does nothing in a new container, of an image with busybox and no more, from the call to the end.
+		Description: `Runs a command that does nothing, of an image with busybox and no more, from the call to the end: in a new container, in
+sixteen at once, and by exec in one that runs. With --asleep it also starts containers that sleep, and measures the memory
+of what stays beside each.
 
 Example:
    unionfs bench run --runs 50 --against podman,runc`,
-		Flags: append([]cli.Flag{againstFlag(bench.ToolNames()), runsFlag(20)}, benchOutputFlags()...),
+		Flags: append([]cli.Flag{
+			againstFlag(bench.ToolNames()), runsFlag(20),
+			&cli.IntFlag{Name: "asleep", Usage: "also measure `N` containers that sleep", Value: 20},
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
-			return containerBench(c, func(*bench.ContainerOptions) error { return nil }, bench.Run)
+			return containerBench(c, func(o *bench.ContainerOptions) error {
+				o.Asleep = c.Int("asleep")
+				return nil
+			}, bench.Run)
 		},
 	}
 }
 
-func benchPullCommand() *cli.Command {
+func imagesCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "pull",
-		Usage: "measure getting an image from a registry",
-		Description: `Pulls an image with gzip layers from a registry on loopback into an empty store, until it could be run.
+		Name:    "images",
+		Aliases: []string{"pull", "commit"},
+		Usage:   "measure pulling, mounting, committing and removing images",
+		Description: `Pulls an image with gzip layers from a registry on loopback into an empty store, mounts it, commits a container of it that
+changed ten files, pulls another one that has all layers but one in common with it, and removes that one.
 
 Example:
-   unionfs bench pull --depths 1,50 --against podman`,
+   unionfs bench images --depths 1,50 --against podman,podman+fuse`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "depths", Usage: "numbers of layers (`N,N,...`)", Value: "1,10,60"},
 			&cli.IntFlag{Name: "entries", Usage: "make an image of `N` entries", Value: 14000},
 			againstFlag(bench.ToolNames()), runsFlag(3),
-		}, benchOutputFlags()...),
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			return containerBench(c, func(o *bench.ContainerOptions) (err error) {
 				o.Entries = c.Int("entries")
 				o.Depths, err = numbersOf(c, "depths")
 				return err
-			}, bench.Pull)
+			}, bench.Images)
 		},
 	}
 }
 
-func benchFullCommand() *cli.Command {
+func volumeCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "volume",
+		Usage: "measure the data of volumes",
+		Description: `Lets one program write, read and make files in a directory of this machine's, by itself and as a volume of a container.
+
+Example:
+   unionfs bench volume --runs 10 --against podman`,
+		Flags: append([]cli.Flag{againstFlag(bench.ToolNames()), runsFlag(10)}, outputFlags()...),
+		Action: func(c *cli.Context) error {
+			return containerBench(c, func(*bench.ContainerOptions) error { return nil }, bench.Volumes)
+		},
+	}
+}
+
+// volumeWorkCommand is what "volume" starts, in containers and without.
+func volumeWorkCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "volume-work",
+		Hidden:      true,
+		Usage:       "do what \"volume\" measures, in a directory, and print the seconds that it took",
+		ArgsUsage:   "DIR",
+		Description: "Example:\n   unionfs-bench volume-work /tmp",
+		Action: func(c *cli.Context) error {
+			seconds, err := bench.WorkOnVolume(c.Args().First())
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(c.App.Writer).Encode(seconds)
+		},
+	}
+}
+
+func fullCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "full",
 		Usage: "measure all that the documentation shows",
-		Description: `Runs every benchmark, with what the documentation's figures were made with, in one report. Takes about ten minutes, and
-4 GB below --dir. Best as root: else nothing is measured cold.
+		Description: `Runs every benchmark, with what the documentation's figures were made with, in one report: under a quarter of an hour, and
+8 GB below --dir. Best as root: else nothing is measured cold.
 
 Example:
    unionfs bench full --out report`,
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "small", Usage: "take seconds instead of minutes, only to see that everything works"},
-		}, benchOutputFlags()...),
+			&cli.StringFlag{Name: "parts", Usage: "only these of its benchmarks (`PART,PART,...`); known are " + strings.Join(bench.FullPartNames(), ", "), DefaultText: "all"},
+			&cli.DurationFlag{Name: "time", Usage: "repeat everything as often as fits into `TIME`", Value: bench.DefaultBudget},
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+			if err := noArguments(c); err != nil {
 				return err
 			}
-			o := bench.FullOptions{Small: c.Bool("small"), Progress: benchProgress()}
+			o := bench.FullOptions{Small: c.Bool("small"), Parts: listOf(c.String("parts")), Budget: c.Duration("time"), Progress: newProgress()}
 			var err error
-			if o.Program, o.Dir, err = benchPlace(c); err != nil {
+			if o.Program, o.Dir, err = place(c); err != nil {
+				return err
+			}
+			if o.Worker, err = os.Executable(); err != nil {
 				return err
 			}
 			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Full(ctx, o) })
@@ -143,7 +193,7 @@ Example:
 	}
 }
 
-func benchShowCommand() *cli.Command {
+func showCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "show",
 		Usage:     "show a report that was made before",
@@ -152,11 +202,14 @@ func benchShowCommand() *cli.Command {
 
 Examples:
    unionfs bench show report/report.json --format markdown
-   unionfs bench show new/report.json --compare old/report.json`,
-		Flags: benchOutputFlags(),
+   unionfs bench show new/report.json --compare old/report.json
+   unionfs bench show build/bench/report.json --docs docs`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "docs", Usage: "write benchmarks.md and what it shows to `DIR`, and print nothing"},
+		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, 1, "REPORT.json"); err != nil {
-				return err
+			if c.NArg() != 1 {
+				return usageError("show: want REPORT.json; see unionfs bench show --help")
 			}
 			earlier, err := earlierReport(c)
 			if err != nil {
@@ -165,6 +218,12 @@ Examples:
 			report, err := bench.ReadReport(c.Args().First())
 			if err != nil {
 				return err
+			}
+			if dir := c.String("docs"); dir != "" {
+				if err := report.WriteDocument(dir); err != nil {
+					return fmt.Errorf("writing the document to %s: %w", dir, err)
+				}
+				return nil
 			}
 			return writeBench(c, report, earlier)
 		},
@@ -176,12 +235,15 @@ func containerBench(c *cli.Context, set func(*bench.ContainerOptions) error,
 	if err := checkBench(c); err != nil {
 		return err
 	}
-	o := bench.ContainerOptions{Against: againstOf(c, bench.ToolNames()), Runs: c.Int("runs"), Progress: benchProgress()}
+	o := bench.ContainerOptions{Against: againstOf(c, bench.ToolNames()), Runs: c.Int("runs"), Progress: newProgress()}
 	err := set(&o)
 	if err != nil {
 		return err
 	}
-	if o.Program, o.Dir, err = benchPlace(c); err != nil {
+	if o.Program, o.Dir, err = place(c); err != nil {
+		return err
+	}
+	if o.Worker, err = os.Executable(); err != nil {
 		return err
 	}
 	return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return measure(ctx, o) })
@@ -211,9 +273,9 @@ func againstOf(c *cli.Context, all []string) []string {
 
 func checkBench(c *cli.Context) error {
 	if c.Int("runs") < 1 {
-		return usageError("bench %s: --runs must be at least 1", c.Command.Name)
+		return usageError("%s: --runs must be at least 1", c.Command.Name)
 	}
-	return arguments(c, 0, 0, "no arguments")
+	return noArguments(c)
 }
 
 func numbersOf(c *cli.Context, flag string) ([]int, error) {
@@ -221,13 +283,13 @@ func numbersOf(c *cli.Context, flag string) ([]int, error) {
 	for _, text := range listOf(c.String(flag)) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return nil, usageError("bench %s: --%s wants numbers from 1, not %q", c.Command.Name, flag, text)
+			return nil, usageError("%s: --%s wants numbers from 1, not %q", c.Command.Name, flag, text)
 		}
 		numbers = append(numbers, n)
 	}
 	return numbers, nil
 }
 
-func benchProgress() *bench.Progress {
+func newProgress() *bench.Progress {
 	return bench.NewProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 }

@@ -1,0 +1,98 @@
+// Package cmdline is how this project's programs read command lines and describe their flags: Docker's way, which their
+// library alone doesn't have.
+package cmdline
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Arrange prepares a command line for the library, which wants flags before arguments and one name for each flag. Where
+// endsAtFirst says so, as for verbs that take a command with flags of its own, the first argument ends ours. A verb that reads
+// its flags itself gets them as they are.
+func Arrange(app *cli.App, args []string, endsAtFirst func(verb string) bool) []string {
+	at, command := findCommand(app, args)
+	if command == nil || command.SkipFlagParsing {
+		return args
+	}
+	ends := endsAtFirst(command.Name)
+	var flags, rest []string
+	for i := at + 1; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" || ends && !isFlag(arg) {
+			rest = append(rest, args[i:]...)
+			break
+		}
+		if !isFlag(arg) {
+			rest = append(rest, arg)
+			continue
+		}
+		spelled, takesNext := spell(command.Flags, arg)
+		flags = append(flags, spelled)
+		if takesNext && i+1 < len(args) {
+			i++
+			flags = append(flags, args[i])
+		}
+	}
+	return slices.Concat(args[:at+1], flags, rest)
+}
+
+// FromVerb returns a command line from the verb on, without the flags that all verbs share.
+func FromVerb(app *cli.App, args []string) []string {
+	at, command := findCommand(app, args)
+	if app.Command(args[at]) != command {
+		at-- // a verb's own verb
+	}
+	return args[at:]
+}
+
+func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
+
+// findCommand returns the verb of a command line, or that verb's own verb where it has some, and where it stands.
+func findCommand(app *cli.App, args []string) (int, *cli.Command) {
+	for i := 1; i < len(args); i++ {
+		if !isFlag(args[i]) {
+			command := app.Command(args[i])
+			if command != nil && i+1 < len(args) {
+				if below := subcommand(command, args[i+1]); below != nil {
+					return i + 1, below
+				}
+			}
+			return i, command
+		}
+		if _, takesNext := spell(app.Flags, args[i]); takesNext {
+			i++
+		}
+	}
+	return 0, nil
+}
+
+func subcommand(command *cli.Command, name string) *cli.Command {
+	for _, below := range command.Subcommands {
+		if below.HasName(name) {
+			return below
+		}
+	}
+	return nil
+}
+
+// spell returns a flag with its first name in place of an alias, and whether its value is the next argument. What isn't a
+// flag, several short ones together perhaps, comes back as it is.
+func spell(flags []cli.Flag, arg string) (spelled string, takesNext bool) {
+	name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	for _, flag := range flags {
+		names := flag.Names()
+		if !slices.Contains(names, name) {
+			continue
+		}
+		spelled = "--" + names[0]
+		if hasValue {
+			return spelled + "=" + value, false
+		}
+		_, isBool := flag.(*cli.BoolFlag)
+		return spelled, !isBool
+	}
+	return arg, false
+}
