@@ -47,7 +47,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
-			versionCommand(), superviseCommand(),
+			completionCommand(), versionCommand(), completeCommand(), manCommand(), superviseCommand(),
 		},
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
@@ -74,7 +74,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	err = usageError("%w; see %s --help", err, where)
+	err = usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
 	if runsCommand(c.Command.Name) {
 		return asRunFailure(err)
 	}

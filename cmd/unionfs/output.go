@@ -2,10 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 )
@@ -36,21 +33,17 @@ func printRows[R row](c *cli.Context, header []string, rows []R) error {
 		}
 		return nil
 	case "table":
-		table := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
+		var cells [][]string
 		if header != nil {
-			writeLine(table, header)
+			cells = append(cells, header)
 		}
 		for _, r := range rows {
-			writeLine(table, r.columns())
+			cells = append(cells, r.columns())
 		}
-		return table.Flush()
+		return writeTable(c.App.Writer, cells, terminalWidth(c.App.Writer))
 	default:
 		return usageError("unknown format %q; known are table and json", format)
 	}
-}
-
-func writeLine(w io.Writer, columns []string) {
-	fmt.Fprintln(w, strings.Join(columns, "\t"))
 }
 
 // shortID cuts a digest or an ID to the twelve digits that people compare.
