@@ -23,7 +23,8 @@ func commitCommand() *cli.Command {
 		ArgsUsage: "CONTAINER [NAME[:TAG]]",
 		Description: `Makes an image: the container's, and on top of it a layer with all that its command changed. What is in a volume is not
 part of it. A running container is stopped while it is read. The configuration is the image's, with the changes that
---change asks for: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a Dockerfile.
+--change asks for: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a
+Dockerfile.
 
 Examples:
    unionfs commit web mine:1
