@@ -134,7 +134,11 @@ func exportContainer(c *cli.Context, root string, container *runner.Container) e
 		return err
 	}
 	defer lower.Close()
-	upper, err := cow.OpenDirBranch(container.Upper(), cow.DirOptions{})
+	recorded, err := cow.RecordsOwners(container.Upper())
+	if err != nil {
+		return err
+	}
+	upper, err := cow.OpenDirBranch(container.Upper(), cow.DirOptions{Override: recorded})
 	if err != nil {
 		return err
 	}
@@ -175,7 +179,11 @@ func withEnded(c *cli.Context, do func(root string, container *runner.Container)
 		return err
 	}
 	// A union makes whole what an interrupted one left.
-	union, err := cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work()})
+	recorded, err := cow.RecordsOwners(container.Upper())
+	if err != nil {
+		return err
+	}
+	union, err := cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: cow.OwnerPolicy{Record: recorded}})
 	if err != nil {
 		return err
 	}
