@@ -59,6 +59,9 @@ type message struct {
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
 const maxMessage = 64 << 10
 
+// maxDescriptors bounds those that come with a packet.
+const maxDescriptors = 64
+
 // wire is one end of such a pair. Any number of goroutines may send; one may receive.
 type wire struct {
 	fd   int
@@ -106,7 +109,7 @@ func (w *wire) send(m message, fds ...int) error {
 func (w *wire) recv() (message, []int, error) {
 	var m message
 	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(4*4))
+	oob := make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	var n, oobn int
 	var err error
 	for {

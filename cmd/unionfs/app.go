@@ -46,6 +46,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			tagCommand(), inspectCommand(), historyCommand(), pruneCommand(), dfCommand(), verifyCommand(),
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
+			runtimeCommand(),
 			benchCommand(),
 			versionCommand(), superviseCommand(),
 		},
