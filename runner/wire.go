@@ -85,6 +85,9 @@ type message struct {
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
 const maxMessage = 64 << 10
 
+// maxDescriptors bounds those that come with a packet.
+const maxDescriptors = 64
+
 // wire is one end of such a pair. Any number of goroutines may send; one may receive.
 type wire struct {
 	fd   int
@@ -136,7 +139,7 @@ func (w *wire) recv() (message, []int, error) {
 		w.buf = make([]byte, maxMessage)
 	}
 	buf := w.buf
-	oob := make([]byte, unix.CmsgSpace(4*4))
+	oob := make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	var n, oobn int
 	var err error
 	for {

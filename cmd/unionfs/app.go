@@ -85,6 +85,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			mountCommand(),
 			umountCommand(),
 			upgradeCommand(),
+			runtimeCommand(),
 			benchCommand(),
 			versionCommand(),
 			superviseCommand(),
