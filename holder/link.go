@@ -107,6 +107,7 @@ type Link struct {
 	standby bool
 
 	sending sync.Mutex
+	alone   chan struct{} // closed when there is no holder any more
 }
 
 // Attach connects a process that a holder started. It returns nil if none did. Children of this process inherit nothing of it.
@@ -121,7 +122,7 @@ func Attach() (*Link, error) {
 		return nil, fmt.Errorf("the holder's descriptor %q is not a number", value)
 	}
 	unix.CloseOnExec(fd)
-	l := &Link{sock: os.NewFile(uintptr(fd), "holder")}
+	l := &Link{sock: os.NewFile(uintptr(fd), "holder"), alone: make(chan struct{})}
 	kind, kept, err := receive(l.sock)
 	if err != nil {
 		return nil, fmt.Errorf("hearing from the mount's holder: %w", err)
@@ -174,10 +175,11 @@ func (l *Link) Ready(alive func()) error {
 		return err
 	}
 	go func() {
+		defer close(l.alone)
 		for {
 			kind, kept, err := receive(l.sock)
 			if err != nil {
-				return // without a holder the mount lives as long as this process
+				return
 			}
 			kept.close()
 			if kind != packetPing {
@@ -191,6 +193,9 @@ func (l *Link) Ready(alive func()) error {
 	}()
 	return nil
 }
+
+// Alone is closed when a server that was ready has lost its holder: the mount then lives as long as this process.
+func (l *Link) Alone() <-chan struct{} { return l.alone }
 
 func (l *Link) send(kind byte, k Kept) error {
 	l.sending.Lock()

@@ -88,6 +88,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			benchCommand(),
 			versionCommand(),
 			superviseCommand(),
+			serveRootCommand(),
 			sweepCommand(),
 		},
 		HideHelpCommand:           true,

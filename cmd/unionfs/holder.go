@@ -56,13 +56,7 @@ func holdMount(args []string, target string, report *os.File) error {
 			}
 			return report.Close()
 		},
-		Upgrades: func() (*holder.Listener, error) {
-			name, err := holderSocket(target)
-			if err != nil {
-				return nil, err
-			}
-			return holder.Listen(name)
-		},
+		Upgrades: func() (*holder.Listener, error) { return listenForUpgrades(target) },
 	})
 	if err == nil {
 		return nil
@@ -97,11 +91,21 @@ func holderSocket(target string) (string, error) {
 	return fmt.Sprintf("%s%d:%d", holderSockets, major, minor), nil
 }
 
+// listenForUpgrades takes requests for the mount on target.
+func listenForUpgrades(target string) (*holder.Listener, error) {
+	name, err := holderSocket(target)
+	if err != nil {
+		return nil, err
+	}
+	return holder.Listen(name)
+}
+
 // serving is a union that is to be served: for the first time, or after another server. Its link is nil for one in the
 // foreground, which nobody replaces.
 type serving struct {
-	link *holder.Link
-	kept keptData
+	link    *holder.Link
+	kept    keptData
+	streams bool // they are not the ones of whoever waits for the mount
 }
 
 // newServing learns what there is to go on from.
@@ -183,8 +187,10 @@ func (s *serving) ready(u *cow.Union) error {
 	if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
 		return err
 	}
-	if err := detachStreams(); err != nil {
-		return err
+	if !s.streams {
+		if err := detachStreams(); err != nil {
+			return err
+		}
 	}
 	// It was started as /proc/self/fd/N. ps and pgrep have nothing better if this fails.
 	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)

@@ -33,9 +33,11 @@ func superviseCommand() *cli.Command {
 			}
 			// Whoever waits for the container hears of errors, and says them.
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
-				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
-				Removed:   func() error { return removeAnonymous(root, container) },
-				Network:   containerNetwork(root, container),
+				MountRoot: func(target string, background bool) (func() error, error) {
+					return mountContainerRoot(c, container, target, background)
+				},
+				Removed: func() error { return removeAnonymous(root, container) },
+				Network: containerNetwork(root, container),
 			}); err != nil {
 				return &exitError{code: exitRunFailed}
 			}
@@ -45,12 +47,15 @@ func superviseCommand() *cli.Command {
 }
 
 // mountContainerRoot mounts the union of the container's upper branch and its image, and prepares its volumes.
-func mountContainerRoot(c *cli.Context, container *runner.Container, target string) (func() error, error) {
+//
+// A container in the background has its root served by a process of its own, so that it outlives that; one in the foreground lives
+// as long as its supervisor anyhow, and starts faster when that serves the root.
+func mountContainerRoot(c *cli.Context, container *runner.Container, target string, background bool) (func() error, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
 	}
-	union, err := containerUnion(c, container)
+	union, err := containerUnion(c, container, &serving{})
 	if err != nil {
 		return nil, err
 	}
@@ -61,20 +66,32 @@ func mountContainerRoot(c *cli.Context, container *runner.Container, target stri
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
-	unmount, err := mount(union, target)
+	var unmount func() error
+	if background {
+		if err = union.Close(); err == nil {
+			unmount, err = holdContainerRoot(root, container, target)
+		}
+	} else {
+		unmount, err = mount(union, target)
+	}
 	if err != nil {
 		return nil, errors.Join(err, unmountVolumes())
 	}
 	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
 }
 
-// mountForContainer serves a union at target. It closes the union, also when it fails.
-func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (func() error, error) {
-	server, err := fs.Mount(union, target, fs.Options{
+// rootOptions are how a container's root is mounted.
+func rootOptions(c *cli.Context, container *runner.Container) fs.Options {
+	return fs.Options{
 		FsName:     "unionfs:" + container.Name,
 		AllowOther: true, // the container's users; nobody else sees this mount namespace
 		Logger:     newLogger(c.App.ErrWriter, false),
-	})
+	}
+}
+
+// mountForContainer serves a union at target. It closes the union, also when it fails.
+func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (func() error, error) {
+	server, err := fs.Mount(union, target, rootOptions(c, container))
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
@@ -93,7 +110,7 @@ func mountForContainer(c *cli.Context, container *runner.Container, union *cow.U
 }
 
 // containerUnion opens a container's union, for one user at a time.
-func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, error) {
+func containerUnion(c *cli.Context, container *runner.Container, s *serving) (*cow.Union, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
@@ -106,7 +123,7 @@ func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, er
 	if err != nil {
 		return nil, err
 	}
-	return cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
+	return s.newUnion(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
 }
 
 // containerBranch opens what is below a container's upper branch.
