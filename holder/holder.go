@@ -254,6 +254,15 @@ func (h *holder) packet(e event) error {
 	case packetKeep:
 		h.kept.close()
 		h.kept = e.kept
+	case packetWrite:
+		if len(e.kept.Data) < 8 || h.Device >= len(h.kept.Files) {
+			return nil
+		}
+		device := h.kept.Files[h.Device]
+		go func() {
+			_, _ = device.Write(e.kept.Data[8:]) // the server asks for something that is of no matter if it can't be had
+			_ = send(s.sock, packetWritten, Kept{Data: e.kept.Data[:8]})
+		}()
 	case packetFailed:
 		s.reason = string(e.kept.Data)
 	case packetWaiting:

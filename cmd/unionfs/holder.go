@@ -140,10 +140,11 @@ func (s *serving) newUnion(o cow.Options) (*cow.Union, error) {
 
 // mount mounts the union, or goes on with the mount of an earlier server.
 func (s *serving) mount(u *cow.Union, target string, o fs.Options) (*fs.Server, error) {
-	switch {
-	case s.link == nil:
+	if s.link == nil {
 		return fs.Mount(u, target, o)
-	case s.resumes():
+	}
+	o.Notify = s.link.Write
+	if s.resumes() {
 		files := s.link.Kept().Files
 		o.Journal = files[keptJournal]
 		return fs.Resume(u, target, &fs.Session{Device: files[keptDevice], Settings: s.kept.Settings}, o)
