@@ -81,6 +81,9 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 		if n == nil {
 			n = fill(id)
 			n.refs = 1
+			if u.former != nil && !n.parked {
+				n.parked = u.former.take(id)
+			}
 			s.nodes[id] = n
 			s.mu.Unlock()
 			u.ref(parent)

@@ -189,7 +189,7 @@ func superviseOn(args []string) (int, error) {
 		return exitOurs, err
 	}
 	dir := args[2]
-	hooks := Hooks{MountRoot: func(target string) (func() error, error) {
+	hooks := Hooks{MountRoot: func(target string, _ bool) (func() error, error) {
 		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
 			return nil, err
 		}

@@ -25,8 +25,8 @@ type Hooks struct {
 	// MountRoot means that target is the root as it is.
 	//
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
-	// among them.
-	MountRoot func(target string) (unmount func() error, err error)
+	// among them. background says that the container runs in the background, perhaps for long.
+	MountRoot func(target string, background bool) (unmount func() error, err error)
 
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
@@ -200,7 +200,7 @@ func (s *supervisor) runInit() (end outcome) {
 		return outcome{exitOurs, fmt.Errorf("making the mount namespace private: %w", err)}
 	}
 	if s.hooks.MountRoot != nil {
-		unmount, err := s.hooks.MountRoot(s.container.Rootfs())
+		unmount, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
 		if err != nil {
 			return outcome{startCode(err), fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)}
 		}

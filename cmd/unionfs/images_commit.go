@@ -182,7 +182,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return againInNamespace(c, root)
 	}
 	// A union makes whole what an interrupted one left.
-	union, err := containerUnion(c, container)
+	union, err := containerUnion(c, container, &serving{})
 	if err != nil {
 		return err
 	}
