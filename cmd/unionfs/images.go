@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"unionfs/cow"
 	"unionfs/layerstore"
 	"unionfs/runner"
+	"unionfs/volumes"
 )
 
 func imagesCommand() *cli.Command {
@@ -224,6 +226,7 @@ Example:
 			if err != nil {
 				return err
 			}
+			store.Sweep = func() error { return startSweep(c) }
 			var failed []error
 			for _, ref := range c.Args().Slice() {
 				if err := removeImage(c, store, ref); err != nil {
@@ -251,6 +254,9 @@ func removeImage(c *cli.Context, store *layerstore.Store, ref string) error {
 	for _, container := range containers {
 		if container.Spec.Annotations[annotationImageID] == string(image.ID()) {
 			return fmt.Errorf("removing image %s: container %s was made from it; remove that first (unionfs rm %[2]s)", ref, container.Name)
+		}
+		if slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Image == string(image.ID()) }) {
+			return fmt.Errorf("removing image %s: container %s mounts it; remove that first (unionfs rm %[2]s)", ref, container.Name)
 		}
 	}
 	removed, err := store.Remove(ref)
