@@ -33,6 +33,12 @@ type Hooks struct {
 
 	// Network, if there is one, connects the container.
 	Network Network
+	// SetOwner and MakeDevice, if both are set, are called where the container's user namespace has one ID, for what the
+	// kernel can't do there but its user 0 may: to keep an owner other than that ID of a file in the root, and to make a
+	// device in one of its directories. Files are given by their inode numbers; an ID of ^0 stays as it is. The calls
+	// may come from several goroutines at once, while MountRoot's root is mounted.
+	SetOwner   func(file uint64, uid, gid uint32) error
+	MakeDevice func(dir uint64, name string, mode, rdev uint32) error
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -45,7 +51,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{})}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -56,9 +62,12 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	if s.caller != nil {
 		m := end.message()
-		m.Lingers = h.Network != nil
+		m.Lingers = h.Network != nil || s.remains != ""
 		_ = s.caller.send(m)
-		return nil
+		end.err = nil
+	}
+	if s.remains != "" {
+		_ = os.RemoveAll(s.remains) // what is left is swept by the next removal
 	}
 	return end.err
 }
@@ -83,6 +92,8 @@ type supervisor struct {
 	status    *Status  // guarded by statusMu
 	streams   *streams // the command's, in the background; otherwise nil
 	control   *control // nil before it listens
+	settle    func()   // see postponeCollection
+	remains   string   // a directory to be deleted when the caller has heard of the end
 
 	// pauseMu guards the following, and is taken before mu and statusMu.
 	pauseMu  sync.Mutex
@@ -155,7 +166,8 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 		end.err = err
 	}
 	if s.container.AutoRemove() {
-		err := s.container.removeLocked()
+		var err error
+		s.remains, err = s.container.vanish()
 		if err == nil && s.hooks.Removed != nil {
 			err = s.hooks.Removed()
 		}
@@ -301,6 +313,8 @@ func (s *supervisor) wait(p *initProcess) outcome {
 			} else if len(fds) == 1 {
 				_ = s.caller.send(m, fds...)
 			}
+		case msgOwner, msgDevice:
+			go s.keepOwner(p.wire, m)
 		case msgStarted:
 			s.commandStarted(p, m.Paths)
 		case msgFailed:
@@ -338,6 +352,7 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.mu.Lock()
 	s.started = true
 	s.mu.Unlock()
+	defer s.settle()
 	now := time.Now().UTC()
 	if s.mode == modeHold {
 		s.heldStarted(placeholders)

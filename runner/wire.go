@@ -22,8 +22,11 @@ import (
 //	P1 → P2   signal
 //	          ready         the answer to console
 //	          connected     the container has its network: the command may start
+//	          owned         Owner.ID, Code: the answer to owner and device, an error number or 0
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
+//	          owner         Owner: a file of the root belongs to somebody whom the user namespace doesn't have
+//	          device        Owner: a device is to be made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
 //	          exited        Code: the command's end
 //
@@ -58,6 +61,9 @@ const (
 	msgStarted   = "started"
 	msgFailed    = "failed"
 	msgExited    = "exited"
+	msgOwner     = "owner"
+	msgDevice    = "device"
+	msgOwned     = "owned"
 )
 
 type message struct {
@@ -72,6 +78,8 @@ type message struct {
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`
+
+	Owner *ownerRequest `json:"owner,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
@@ -81,6 +89,7 @@ const maxMessage = 64 << 10
 type wire struct {
 	fd   int
 	once sync.Once
+	buf  []byte // of the one who receives
 }
 
 // newWire returns our end, and the other one as a file to give to a child. Both are close-on-exec.
@@ -123,7 +132,10 @@ func (w *wire) send(m message, fds ...int) error {
 // caller's to close.
 func (w *wire) recv() (message, []int, error) {
 	var m message
-	buf := make([]byte, maxMessage)
+	if w.buf == nil {
+		w.buf = make([]byte, maxMessage)
+	}
+	buf := w.buf
 	oob := make([]byte, unix.CmsgSpace(4*4))
 	var n, oobn int
 	var err error

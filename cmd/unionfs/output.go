@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/docker/cli/templates"
 	"github.com/urfave/cli/v2"
