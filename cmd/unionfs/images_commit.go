@@ -70,7 +70,7 @@ func commit(c *cli.Context, container *runner.Container, d *cow.Difference) erro
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		w.CloseWithError(archive(c, w, d.Export))
+		w.CloseWithError(writeArchive(c, w, d.Export))
 	}()
 	image, err := store.Commit(c.Context, base, r, c.Args().Get(1), layerstore.CommitOptions{
 		Changes:   c.StringSlice("change"),
@@ -86,8 +86,8 @@ func commit(c *cli.Context, container *runner.Container, d *cow.Difference) erro
 	return printImageID(c, image)
 }
 
-// archive writes a tar of what export hands out, and says what a tar can't hold.
-func archive(c *cli.Context, w io.Writer, export func(func(*cow.Exported) error) error) error {
+// writeArchive writes a tar of what export hands out, and says what a tar can't hold.
+func writeArchive(c *cli.Context, w io.Writer, export func(func(*cow.Exported) error) error) error {
 	a := layerstore.NewArchive(w)
 	a.Skipped = func(path string) {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: /%s is a socket and is left out\n", path)
@@ -146,7 +146,7 @@ func exportContainer(c *cli.Context, root string, container *runner.Container) e
 	}
 	defer upper.Close()
 	err = toOutput(c, func(w io.Writer) error {
-		return archive(c, w, func(yield func(*cow.Exported) error) error {
+		return writeArchive(c, w, func(yield func(*cow.Exported) error) error {
 			return cow.ExportTree([]cow.Branch{upper, lower}, yield)
 		})
 	})
@@ -182,7 +182,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return againInNamespace(c, root)
 	}
 	// A union makes whole what an interrupted one left.
-	union, err := containerUnion(c, container)
+	union, err := containerUnion(c, container, &serving{})
 	if err != nil {
 		return err
 	}
