@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -208,4 +209,166 @@ func TestServerKilledUnderModel(t *testing.T) {
 	m.unmount(t)
 	m.mount(t)
 	m.compare(t, "mounting again")
+}
+
+// TestKilledBetweenDoingAndAnswering kills the server when it has carried a request out and is about to answer. The next one
+// gets the request again, and must do it neither twice nor say that it can't be done.
+func TestKilledBetweenDoingAndAnswering(t *testing.T) {
+	m := newMounted(t, modeltest.NewRand(t))
+	cases := []struct {
+		name    string
+		prepare func(root string) error // before the kernel's caches are filled
+		look    []string                // names to look at first, so that the kernel asks for little more than what is to be done
+		call    string                  // the server's system call that does it; empty if strace doesn't know that
+		do      func(root string) error
+	}{
+		{"create", nil, []string{"new"}, "openat", func(root string) error {
+			fd, err := unix.Open(root+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}},
+		{"mkdir", nil, []string{"dir"}, "mkdirat", func(root string) error { return unix.Mkdir(root+"/dir", 0o751) }},
+		{"mkdir over a whiteout", func(root string) error { return unix.Unlink(root + "/lower-file2") }, []string{"lower-file2"}, "renameat2",
+			func(root string) error { return unix.Mkdir(root+"/lower-file2", 0o751) }},
+		{"mknod", nil, []string{"fifo"}, "mknodat", func(root string) error { return unix.Mknod(root+"/fifo", unix.S_IFIFO|0o604, 0) }},
+		{"symlink", nil, []string{"symlink"}, "symlinkat", func(root string) error { return unix.Symlink("target", root+"/symlink") }},
+		{"link", nil, []string{"file", "link"}, "linkat", func(root string) error { return unix.Link(root+"/file", root+"/link") }},
+		{"unlink", nil, []string{"file2"}, "renameat", func(root string) error { return unix.Unlink(root + "/file2") }},
+		{"unlink a lower file", nil, []string{"lower-file"}, "", func(root string) error { return unix.Unlink(root + "/lower-file") }},
+		{"rmdir", func(root string) error { return unix.Mkdir(root+"/empty", 0o755) }, []string{"empty"}, "renameat",
+			func(root string) error { return unix.Rmdir(root + "/empty") }},
+		{"rename", nil, []string{"file", "renamed"}, "renameat", func(root string) error { return unix.Rename(root+"/file", root+"/renamed") }},
+		{"rename over a file", nil, []string{"file3", "file4"}, "renameat", func(root string) error { return unix.Rename(root+"/file3", root+"/file4") }},
+		{"rename without replacing", nil, []string{"file4", "file5"}, "renameat", func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file4", unix.AT_FDCWD, root+"/file5", unix.RENAME_NOREPLACE)
+		}},
+		{"rename a lower directory", nil, []string{"lower-dir", "moved-dir"}, "renameat2", func(root string) error { return unix.Rename(root+"/lower-dir", root+"/moved-dir") }},
+		{"exchange", nil, []string{"file5", "renamed"}, "renameat2", func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file5", unix.AT_FDCWD, root+"/renamed", unix.RENAME_EXCHANGE)
+		}},
+		{"append", nil, []string{"file5"}, "pwrite64", func(root string) error {
+			fd, err := unix.Open(root+"/file5", unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, []byte("appended"))
+			return errors.Join(err, unix.Fsync(fd), unix.Close(fd))
+		}},
+		{"truncate", nil, []string{"file5"}, "ftruncate", func(root string) error { return unix.Truncate(root+"/file5", 3) }},
+		{"chmod", nil, []string{"file5"}, "fchmodat", func(root string) error { return unix.Chmod(root+"/file5", 0o4711) }},
+		{"chown", nil, []string{"file5"}, "fchownat", func(root string) error { return unix.Chown(root+"/file5", 7, 8) }},
+		{"create an attribute", nil, []string{"file5"}, "", func(root string) error {
+			return unix.Setxattr(root+"/file5", "user.one", []byte("1"), unix.XATTR_CREATE)
+		}},
+		{"remove an attribute", nil, []string{"file5"}, "", func(root string) error { return unix.Removexattr(root+"/file5", "user.one") }},
+	}
+	for i := range 5 {
+		for _, root := range []string{m.mnt, m.plain} {
+			if err := os.WriteFile(fmt.Sprintf("%s/file%s", root, []string{"", "2", "3", "4", "unused"}[i]), []byte(fmt.Sprint(i)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.unmount(t)
+	for _, root := range []string{m.lower, m.plain} {
+		if err := errors.Join(os.WriteFile(root+"/lower-file", []byte("lower"), 0o644), os.WriteFile(root+"/lower-file2", nil, 0o644), os.Mkdir(root+"/lower-dir", 0o755),
+			os.WriteFile(root+"/lower-dir/in", []byte("in"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.mount(t)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			for _, root := range []string{m.mnt, m.plain} {
+				if c.prepare == nil {
+					continue
+				}
+				if err := c.prepare(root); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var st unix.Stat_t
+			for _, name := range append(c.look, "") {
+				_ = unix.Lstat(m.mnt+"/"+name, &st) // some are not there, and the kernel keeps that
+			}
+			server := m.server(t)
+			err := m.interrupted(t, server, c.call, func() error { return c.do(m.mnt) })
+			if want := c.do(m.plain); err != want {
+				t.Errorf("the mount says %v, the plain directory %v", err, want)
+			}
+			if now := m.server(t); now == server {
+				t.Error("the server was not killed: it was asked nothing")
+			}
+			m.compare(t, c.name)
+		})
+	}
+	m.unmount(t)
+	m.mount(t)
+	m.compare(t, "mounting again")
+}
+
+// interrupted does something, for which the server makes a system call, and kills the server when it has made that and before it
+// has answered. With no call, it is killed when it is about to give its first answer.
+func (m *mounted) interrupted(t *testing.T, server int, call string, do func() error) error {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "trace")
+	inject := "inject=writev:signal=SIGKILL:when=1"
+	if call != "" {
+		inject = "inject=" + call + ":delay_exit=10000000" // µs
+	}
+	trace := exec.Command("strace", "-f", "-q", "-o", file, "-e", "trace="+call+",writev", "-e", inject, "-p", strconv.Itoa(server))
+	if err := trace.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		trace.Process.Kill()
+		_ = trace.Wait() // its exit code is the server's
+	}()
+	awaitTracer(t, server)
+	result := make(chan error, 1)
+	go func() { result <- do() }()
+	if call != "" {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if calls, err := os.ReadFile(file); err == nil && bytes.Contains(calls, []byte(" "+call+"(")) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the server did not call %s", call)
+			}
+		}
+		if err := unix.Kill(server, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		trace.Process.Kill() // it would keep the dead server from its parent until the delay is over
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("no other server did it")
+		return nil
+	}
+}
+
+// awaitTracer waits until all threads of a process are traced.
+func awaitTracer(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		traced := err == nil && len(tasks) > 0
+		for _, task := range tasks {
+			status, err := os.ReadFile(task)
+			if err != nil || bytes.Contains(status, []byte("\nTracerPid:\t0\n")) {
+				traced = false
+			}
+		}
+		if traced {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("strace did not attach to process %d", pid)
+		}
+	}
 }

@@ -90,6 +90,9 @@ func (l *Listener) hear(conn *os.File) *request {
 	return &request{program: kept.Files[0], conn: conn}
 }
 
+// ErrNotYours is the answer to who is neither root nor the user that the mount belongs to.
+var ErrNotYours = errors.New("it is somebody else's; only they and root may upgrade it")
+
 // Upgrade asks the holder that listens on a socket to replace its server by the program, and returns when the new one serves. If
 // there is an error the old one goes on.
 func Upgrade(socket string, program *os.File) error {
@@ -110,7 +113,7 @@ func Upgrade(socket string, program *os.File) error {
 	}
 	_, answer, err := receive(conn)
 	if errors.Is(err, io.EOF) {
-		return errors.New("the holder refuses: it takes requests of its own user and root only")
+		return ErrNotYours
 	}
 	if err != nil {
 		return err

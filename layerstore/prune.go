@@ -192,6 +192,7 @@ func (s *Store) discard(all []piece, trash *attempt) (int64, error) {
 			return freed, err
 		}
 		freed += size
+		trash.trash += size
 	}
 	return freed, nil
 }

@@ -14,9 +14,10 @@ import (
 // attempt is one entry of the staging directory: what one command is writing and hasn't published yet. It holds the
 // entry's lock from creation to close, so a sweep knows it for alive.
 type attempt struct {
-	s    *Store
-	dir  string
-	lock *fileLock
+	s     *Store
+	dir   string
+	lock  *fileLock
+	trash int64 // bytes that were moved here to be deleted
 }
 
 // Files of an attempt that other processes read.
@@ -86,8 +87,26 @@ func (s *Store) reclaim() error {
 
 func (a *attempt) path(name string) string { return filepath.Join(a.dir, name) }
 
+// leave leaves a large attempt for another process to sweep, if there can be one.
+func (a *attempt) leave() bool {
+	const large = 8 << 20
+	if a.s.Sweep == nil || a.trash < large {
+		return false
+	}
+	// Its lock must be free before the other process looks.
+	a.lock.close()
+	if a.s.Sweep() == nil {
+		return true
+	}
+	a.s.sweep()
+	return true
+}
+
 // close deletes what of the attempt was not published.
 func (a *attempt) close() error {
+	if a.leave() {
+		return nil
+	}
 	err := os.RemoveAll(a.dir)
 	a.lock.close()
 	return err

@@ -26,7 +26,14 @@ var (
 //   - ROOT/inuse/ID: shared for as long as someone uses the image ID.
 //   - ROOT/downloads/X.part: exclusive for as long as someone downloads the blob X, and for whole downloads. Nobody who has one
 //     waits for another.
-type Store struct{ root string }
+type Store struct {
+	root string
+
+	// Sweep, if set, has another process open this store, and is called instead of deleting what is large: file systems take
+	// tenths of a second for that, and opening the store sweeps it. If it fails, the files are deleted all the same. It may only
+	// be set before the store is used.
+	Sweep func() error
+}
 
 // The directories and files of a store.
 const (

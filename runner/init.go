@@ -23,9 +23,11 @@ type containerInit struct {
 	cfg     initConfig
 	wire    *wire
 	ready   chan struct{}  // closed when the terminal is set up
+	network chan struct{}  // closed when the container has its network
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
 	others  *otherCommands
+	owners  *ownerKeeper // nil if there is nothing to keep
 }
 
 // runInit is the whole life of P2; it returns its exit code, which P1 uses only if P2 could not send its own word.
@@ -36,7 +38,8 @@ func runInit() int {
 		return exitOurs
 	}
 	setCommandName("unionfs-init")
-	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
+	settle := postponeCollection()
+	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), network: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
 	command, err := p.setUp()
@@ -44,6 +47,7 @@ func runInit() int {
 		_ = p.wire.send(message{Kind: msgFailed, Code: startCode(err), Error: err.Error()})
 		return startCode(err)
 	}
+	settle()
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	return code
@@ -51,7 +55,7 @@ func runInit() int {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
-	var once sync.Once
+	var once, connected sync.Once
 	for {
 		m, fds, err := p.wire.recv()
 		if err != nil {
@@ -59,6 +63,10 @@ func (p *containerInit) followSupervisor() {
 		}
 		if m.Kind == msgExec {
 			go p.exec(m, fds)
+			continue
+		}
+		if m.Kind == msgOwned && m.Owner != nil {
+			p.owners.owned(m.Owner.ID, unix.Errno(m.Code))
 			continue
 		}
 		closeAll(fds)
@@ -70,6 +78,8 @@ func (p *containerInit) followSupervisor() {
 			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
+		case msgConnected:
+			connected.Do(func() { close(p.network) })
 		}
 	}
 }
@@ -95,11 +105,22 @@ func (p *containerInit) setUp() (int, error) {
 	if err := r.build(); err != nil {
 		return 0, err
 	}
+	if p.cfg.Ownership != nil {
+		if p.owners, err = newOwnerKeeper(r, p.wire); err != nil {
+			return 0, fmt.Errorf("keeping the owners of files: %w", err)
+		}
+	}
 	if err := changeRoot(r.root); err != nil {
 		return 0, fmt.Errorf("changing the root: %w", err)
 	}
 	if err := p.setUpNames(); err != nil {
 		return 0, err
+	}
+	if p.cfg.Hold {
+		if err := p.wire.send(message{Kind: msgStarted, Paths: r.made}); err != nil {
+			return 0, err
+		}
+		select {} // until the supervisor goes
 	}
 	if hasNewNamespace(p.cfg.Spec, specs.NetworkNamespace) {
 		if err := raiseLoopback(); err != nil {
@@ -111,6 +132,9 @@ func (p *containerInit) setUp() (int, error) {
 			return 0, fmt.Errorf("handing over the terminal: %w", err)
 		}
 		<-p.ready // its size, before the command asks for it
+	}
+	if p.cfg.AwaitNetwork {
+		<-p.network
 	}
 	pid, err := p.startCommand(r)
 	if err != nil {

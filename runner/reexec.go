@@ -18,6 +18,8 @@ func RunIfInit() {
 		unix.Exit(runOCIInit(os.Args[1:]))
 	case argvNamespace:
 		unix.Exit(runNamespaceStage(os.Args[1:]))
+	case argvFiles:
+		unix.Exit(runFiles(os.Args[1:]))
 	case argvUser:
 		unix.Exit(runUserLookup(os.Args[1:]))
 	}

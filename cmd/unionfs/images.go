@@ -226,6 +226,7 @@ Example:
 			if err != nil {
 				return err
 			}
+			store.Sweep = func() error { return startSweep(c) }
 			var failed []error
 			for _, ref := range c.Args().Slice() {
 				if err := removeImage(c, store, ref); err != nil {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"unionfs/runner"
@@ -89,7 +88,7 @@ func inspectContainer(root, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return detailsOf(container, status), nil
+	return detailsOf(root, container, status), nil
 }
 
 // containerDetails is a container in the shape of Docker's "inspect" (Engine API 1.47, ContainerInspect), as far as it has
@@ -135,16 +134,14 @@ type containerDetails struct {
 		StopSignal  string
 		StopTimeout int
 	}
-	NetworkSettings struct {
-		Networks map[string]struct{}
-	}
+	NetworkSettings networkSettings
 }
 
-func detailsOf(container *runner.Container, status *runner.Status) containerDetails {
+func detailsOf(root string, container *runner.Container, status *runner.Status) containerDetails {
 	spec := container.Spec
 	d := containerDetails{ID: container.ID, Created: status.Created, Name: "/" + container.Name, LogPath: container.LogPath()}
 	d.Path, d.Args = spec.Process.Args[0], spec.Process.Args[1:]
-	d.State.Status = status.State
+	d.State.Status, d.State.Paused = stateOf(status), status.Paused
 	d.State.Running = status.State == runner.StateRunning
 	if d.State.Running {
 		d.State.Pid = status.InitPID
@@ -162,10 +159,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 		d.Image = container.Image()
 	}
 	d.HostConfig.AutoRemove = container.AutoRemove()
-	d.HostConfig.NetworkMode = "host"
-	if slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {
-		d.HostConfig.NetworkMode = "none"
-	}
+	d.HostConfig.NetworkMode = networkMode(container)
 	d.HostConfig.ReadonlyRootfs = spec.Root != nil && spec.Root.Readonly
 	for _, m := range spec.Mounts {
 		switch m.Destination {
@@ -189,7 +183,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 	d.Config.Labels = labelsOf(container)
 	d.Config.StopSignal = signalName(container)
 	d.Config.StopTimeout = int(container.StopTimeout() / time.Second)
-	d.NetworkSettings.Networks = map[string]struct{}{d.HostConfig.NetworkMode: {}}
+	d.NetworkSettings = networkSettingsOf(root, container)
 	return d
 }
 
@@ -248,7 +242,7 @@ func matchesFilter(container *runner.Container, status *runner.Status, name, wan
 		have, ok := labelsOf(container)[key]
 		return ok && (!exact || have == value)
 	case "status":
-		return status.State == want
+		return stateOf(status) == want
 	case "exited":
 		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
 	case "ancestor":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -27,10 +28,9 @@ func containerFlags() []cli.Flag {
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
 		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}, slices.Concat(isolationFlags(), limitFlags())...)
+	}, slices.Concat(networkFlags(), isolationFlags(), limitFlags())...)
 }
 
 func runCommand() *cli.Command {
@@ -144,13 +144,6 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		hostname: c.String("hostname"),
 		readOnly: c.Bool("read-only"),
 		terminal: l.terminal,
-		network:  c.String("network"),
-	}
-	if r.network == "" {
-		r.network = "none"
-		if l.image == hostImage {
-			r.network = "host"
-		}
 	}
 	if c.IsSet("entrypoint") {
 		entrypoint := c.String("entrypoint")
@@ -215,6 +208,9 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	if err != nil {
 		return "", nil, err
 	}
+	if request.network, err = networkOf(c, root, l.image, config, request); err != nil {
+		return "", nil, err
+	}
 	state, err := runner.OpenState(root)
 	if err != nil {
 		return "", nil, err
@@ -246,6 +242,7 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 		return "", nil, err
 	}
 	annotations[annotationImageID] = imageID
+	annotations[annotationNetwork] = request.network.mode
 	container, err := state.Create(spec, runner.CreateOptions{
 		ID:          id,
 		Name:        c.String("name"),
@@ -254,11 +251,14 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 		AutoRemove:  c.Bool("rm"),
 		Annotations: annotations,
 		KeepEtc:     l.image == hostImage,
-		Hosts:       request.isolation.hosts,
+		Hosts:       request.network.hosts,
 		Groups:      request.isolation.groups,
 	})
 	if err != nil {
 		return "", nil, err
+	}
+	if err := request.network.writePlan(container); err != nil {
+		return "", nil, errors.Join(err, state.Remove(container))
 	}
 	created = true
 	return root, container, nil

@@ -27,7 +27,7 @@ type processRequest struct {
 	hostname   string
 	readOnly   bool
 	terminal   bool
-	network    string // "none" or "host"
+	network    networkRequest
 	volumes    []volumes.Volume
 	isolation  isolation
 	resources  *specs.LinuxResources // nil for no limits
@@ -81,13 +81,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, claim *volumes.Clai
 		spec.Annotations[runner.AnnotationStopSignal] = config.StopSignal
 	}
 
-	switch r.network {
-	case "none":
-	case "host":
-		runner.ShareHostNetwork(spec)
-	default:
-		return nil, usageError("unknown network %q; known are none and host", r.network)
-	}
+	r.network.apply(spec)
 	if err := addVolumes(spec, r.volumes, claim); err != nil {
 		return nil, err
 	}
@@ -97,7 +91,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, claim *volumes.Clai
 
 // ownAnnotation reports whether an annotation is one that unionfs keeps for itself.
 func ownAnnotation(name string) bool {
-	return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == runner.AnnotationStopSignal
+	return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == annotationNetwork || name == runner.AnnotationStopSignal
 }
 
 // mergeEnv sets the variables of add in base. Each stays where it was first set.

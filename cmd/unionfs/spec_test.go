@@ -36,7 +36,7 @@ func TestNewSpecArguments(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			config := imagespec.ImageConfig{Entrypoint: test.entrypoint, Cmd: test.cmd}
-			spec, err := newSpec(config, processRequest{entrypoint: test.flag, args: test.args, network: "none"}, volumes.OpenStore(t.TempDir()).Claim())
+			spec, err := newSpec(config, processRequest{entrypoint: test.flag, args: test.args, network: networkRequest{mode: "none"}}, volumes.OpenStore(t.TempDir()).Claim())
 			if test.want == nil {
 				if err == nil || !strings.Contains(err.Error(), "no command") {
 					t.Errorf("error %v", err)
@@ -56,7 +56,7 @@ func TestNewSpec(t *testing.T) {
 		Cmd: []string{"true"}, Env: []string{"PATH=/image", "A=image", "B=image"}, WorkingDir: "srv", StopSignal: "SIGQUIT",
 		Labels: map[string]string{"x": "image", "y": "image", "io.unionfs.auto-remove": "true", annotationImageID: "other"},
 	}, processRequest{
-		env: []string{"B=flag", "C=flag"}, labels: map[string]string{"y": "flag"}, workdir: "", hostname: "box", readOnly: true, terminal: true, network: "host",
+		env: []string{"B=flag", "C=flag"}, labels: map[string]string{"y": "flag"}, workdir: "", hostname: "box", readOnly: true, terminal: true, network: networkRequest{mode: "host"},
 		volumes: []volumes.Volume{{Kind: volumes.Tmpfs, Target: "/dev/shm"}, {Kind: volumes.Tmpfs, Target: "/a/b"}, {Kind: volumes.Tmpfs, Target: "/a"}},
 	}, volumes.OpenStore(root).Claim())
 	if err != nil {

@@ -89,12 +89,17 @@ Examples:
 			if err != nil {
 				return err
 			}
-			if _, err := runner.OpenState(root); err != nil { // keeps the directory to its owner
+			state, err := runner.OpenState(root) // keeps the directory to its owner
+			if err != nil {
 				return err
 			}
+			_, missing := store.Get(name)
 			info, err := store.Create(name, volumes.CreateOptions{Labels: labels, Options: options})
 			if err != nil {
 				return err
+			}
+			if missing != nil {
+				noteVolume(state, "create", info.Name)
 			}
 			fmt.Fprintln(c.App.Writer, info.Name)
 			return nil
@@ -270,11 +275,16 @@ Example:
 			if runner.NeedsUserNamespace() {
 				return againInNamespace(c, root)
 			}
+			state, err := runner.OpenState(root)
+			if err != nil {
+				return err
+			}
 			var failed []error
 			for _, name := range c.Args().Slice() {
 				err := store.Remove(name, namesOfUsers(root))
 				switch {
 				case err == nil:
+					noteVolume(state, "destroy", name)
 					fmt.Fprintln(c.App.Writer, name)
 				case c.Bool("force") && errors.Is(err, volumes.ErrNotFound):
 				default:
@@ -330,6 +340,10 @@ func pruneVolumes(c *cli.Context, root string, store *volumes.Store) error {
 			return err
 		}
 	}
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	var freed int64
 	if len(unused) > 0 {
@@ -342,6 +356,7 @@ func pruneVolumes(c *cli.Context, root string, store *volumes.Store) error {
 		switch {
 		case err == nil:
 			freed += size
+			noteVolume(state, "destroy", info.Name)
 			fmt.Fprintln(c.App.Writer, info.Name)
 		case errors.As(err, &inUse), errors.Is(err, volumes.ErrNotFound): // since we looked
 		default:
