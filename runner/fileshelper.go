@@ -123,6 +123,9 @@ func doFiles(args []string) (*FileInfo, error) {
 		return nil, fmt.Errorf("opening the container's root: %w", err)
 	}
 	defer unix.Close(root)
+	if request.Op == filesSync {
+		return nil, syncRoot(root)
+	}
 	found, err := resolveLast(root, request.Path, request.Follow)
 	if err != nil {
 		return nil, err

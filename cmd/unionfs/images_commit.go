@@ -21,9 +21,9 @@ func commitCommand() *cli.Command {
 		Name:      "commit",
 		Usage:     "make an image of what a container changed",
 		ArgsUsage: "CONTAINER [NAME[:TAG]]",
-		Description: `Makes an image: the container's, and on top of it a layer with all that its command changed. What is in a volume is not
-part of it. The configuration is the image's, with the changes that --change asks for: CMD, ENTRYPOINT, ENV, EXPOSE,
-LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a Dockerfile.
+		Description: `Makes an image: the container's, and on top of it a layer with all that its command changed. What is in a volume is
+not part of it. The configuration is the image's, with the changes that --change asks for: CMD, ENTRYPOINT, ENV,
+EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a Dockerfile.
 
 Examples:
    unionfs commit web mine:1
@@ -102,7 +102,8 @@ func exportCommand() *cli.Command {
 		Usage:     "write the files of a container or an image as a tar",
 		ArgsUsage: "CONTAINER|IMAGE",
 		Description: `Writes everything that is in the root of a container, or in an image, as one tar to standard output or to a file. What
-is in a volume is not part of it. "unionfs import" makes an image of one layer of such a tar.
+is in a volume is not part of it. Of a container that runs it is what there is at the moment: pause it for a copy of
+one moment. "unionfs import" makes an image of one layer of such a tar.
 
 Examples:
    unionfs export web > root.tar
@@ -116,7 +117,13 @@ Examples:
 			if err != nil {
 				return err
 			}
-			if _, err := findContainer(root, c.Args().First()); !errors.Is(err, runner.ErrNotFound) {
+			container, err := findContainer(root, c.Args().First())
+			if err == nil && container.Image() != hostImage {
+				if status, err := container.Status(); err == nil && status.State == runner.StateRunning {
+					return toOutput(c, container.Export)
+				}
+			}
+			if !errors.Is(err, runner.ErrNotFound) {
 				return withEnded(c, func(root string, container *runner.Container) error { return exportContainer(c, root, container) })
 			}
 			image, err := findImage(root, c.Args().First())

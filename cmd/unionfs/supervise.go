@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"sync"
 
 	"github.com/moby/sys/user"
 	"github.com/urfave/cli/v2"
@@ -31,9 +33,11 @@ func superviseCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			var served servedRoot
 			// Whoever waits for the container hears of errors, and says them.
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
-				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
+				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target, &served) },
+				Export:    served.export,
 				Removed:   func() error { return removeAnonymous(root, container) },
 				Network:   containerNetwork(root, container),
 			}); err != nil {
@@ -45,7 +49,7 @@ func superviseCommand() *cli.Command {
 }
 
 // mountContainerRoot mounts the union of the container's upper branch and its image, and prepares its volumes.
-func mountContainerRoot(c *cli.Context, container *runner.Container, target string) (func() error, error) {
+func mountContainerRoot(c *cli.Context, container *runner.Container, target string, served *servedRoot) (func() error, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
@@ -65,7 +69,33 @@ func mountContainerRoot(c *cli.Context, container *runner.Container, target stri
 	if err != nil {
 		return nil, errors.Join(err, unmountVolumes())
 	}
-	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
+	served.set(union)
+	return func() error {
+		served.set(nil)
+		return errors.Join(unmount(), unmountVolumes())
+	}, nil
+}
+
+// servedRoot is a container's root while it is mounted.
+type servedRoot struct {
+	mu    sync.RWMutex // held for reading while the union is being read: it is closed after that
+	union *cow.Union   // nil while nothing is mounted
+}
+
+func (r *servedRoot) set(union *cow.Union) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.union = union
+}
+
+// export writes it as a tar.
+func (r *servedRoot) export(w io.Writer) error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.union == nil {
+		return errors.New("the root is not mounted any more")
+	}
+	return directoryOf(r.union, "/", w)
 }
 
 // mountForContainer serves a union at target. It closes the union, also when it fails.
