@@ -220,7 +220,7 @@ func (c *ociConsole) receive(o RunOptions) error {
 		return errors.New("the terminal did not come")
 	}
 	o.fill()
-	c.relay, err = startRelay(os.NewFile(uintptr(fds[0]), "terminal"), o)
+	c.relay, err = startRelay(os.NewFile(uintptr(fds[0]), "terminal"), o, nil)
 	return err
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/docker/cli/templates"
 	"github.com/urfave/cli/v2"

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"sync"
 
 	"github.com/moby/sys/user"
 	"github.com/urfave/cli/v2"
