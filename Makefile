@@ -31,9 +31,9 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## Build bin/unionfs, a static program, and bin/unionfs-bench, which "unionfs bench" starts
+build: ## Build bin/unionfs, a static program, and bin/unionfs-bench and bin/unionfs-uplink, which it starts
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-bench
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-bench ./cmd/unionfs-uplink
 
 .PHONY: deps
 deps: ## Install the Debian packages that unionfs uses, if any is missing
@@ -83,6 +83,7 @@ fuzz: ## Run every fuzz test for FUZZTIME (20s) each
 install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
 	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
+	install -D -m 0755 $(BIN)-uplink $(DESTDIR)$(PREFIX)/bin/unionfs-uplink
 	@if [ -n "$(LINKS)" ]; then \
 	  install -d $(DESTDIR)/sbin; \
 	  ln -sf unionfs $(DESTDIR)$(PREFIX)/bin/fuse-overlayfs; \

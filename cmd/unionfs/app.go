@@ -47,7 +47,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			commitCommand(), exportCommand(), pushCommand(), copyCommand(), loginCommand(), logoutCommand(),
 			mountCommand(), umountCommand(),
 			benchCommand(),
-			versionCommand(), superviseCommand(),
+			versionCommand(), superviseCommand(), holderCommand(),
 		},
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
