@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"sync"
 
 	"github.com/moby/sys/user"
 	"github.com/urfave/cli/v2"
