@@ -234,7 +234,9 @@ func (s *supervisor) runInit() (end outcome) {
 		}
 		defer s.streams.close()
 		if in := s.streams.command; in != nil {
-			p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in[0], in[1], in[2]
+			if err := p.setStreams(in); err != nil {
+				return outcome{exitOurs, err}
+			}
 		}
 	}
 	s.mu.Lock()
@@ -430,7 +432,7 @@ func (s *supervisor) signal(sig unix.Signal) {
 	case sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGQUIT || sig == unix.SIGKILL:
 		s.aborted = sig
 		if s.init != nil {
-			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+			s.init.kill()
 		}
 	}
 }
@@ -440,7 +442,7 @@ func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.started
 	if s.mode == modeHold && s.init != nil && !s.finished {
-		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+		s.init.kill()
 	}
 	s.mu.Unlock()
 	if !stays {
@@ -472,7 +474,7 @@ func (s *supervisor) end() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.init != nil && !s.finished {
-				_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+				s.init.kill()
 			}
 		}
 	}()
