@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"encoding/binary"
 	"math"
 	"sync"
 
@@ -118,7 +119,11 @@ func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 			return 0, h.status("write", err)
 		}
 	}
-	written, err := h.u.Write(n, int64(in.Offset), data)
+	write := h.u.Write
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		write = h.u.WriteBack
+	}
+	written, err := write(n, int64(in.Offset), data)
 	if err != nil && written <= 0 {
 		return 0, h.status("write", err)
 	}
@@ -141,7 +146,7 @@ func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	if err := h.killPrivOf(&in.InHeader, n); err != nil {
 		return h.status("fallocate", err)
 	}
-	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length)))
+	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length), h.writeback))
 }
 
 func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
@@ -157,7 +162,7 @@ func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (ui
 	}
 	// The reply counts in 32 bits; whole pages, so that the rest is aligned.
 	length := min(in.Len, 1<<31)
-	n, err := h.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(length))
+	n, err := h.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(length), h.writeback)
 	if err != nil && n <= 0 {
 		return 0, h.status("copy_file_range", err)
 	}
@@ -181,7 +186,7 @@ func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	if h.writeback {
 		// The kernel asks about holes without writing back first what it has collected (fs/fuse/file.c,
 		// fuse_lseek): the data would be reported as a hole, and cp(1) would leave it out.
-		h.server.InodeNotify(in.NodeId, int64(in.Offset), 0)
+		h.writeBack(in.NodeId, int64(in.Offset))
 	}
 	off, err := h.u.SeekData(n, int64(in.Offset), int(in.Whence))
 	if err != nil {
@@ -189,6 +194,23 @@ func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	}
 	out.Offset = uint64(off)
 	return fuse.OK
+}
+
+// writeBack has the kernel write back what it has collected of a file from an offset on.
+func (h *handler) writeBack(node uint64, off int64) {
+	if h.notify != nil {
+		const invalInode = 2      // FUSE_NOTIFY_INVAL_INODE of include/uapi/linux/fuse.h
+		b := make([]byte, 16, 40) // struct fuse_out_header, and after it struct fuse_notify_inval_inode_out
+		binary.NativeEndian.PutUint32(b[0:], 40)
+		binary.NativeEndian.PutUint32(b[4:], invalInode)
+		b = binary.NativeEndian.AppendUint64(b, node)
+		b = binary.NativeEndian.AppendUint64(b, uint64(off))
+		b = binary.NativeEndian.AppendUint64(b, 0) // to the end
+		if h.notify(b) == nil {
+			return
+		}
+	}
+	h.server.InodeNotify(node, off, 0)
 }
 
 func (h *handler) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

@@ -65,6 +65,8 @@ const (
 	StateCreated = "created" // never started, or starting
 	StateRunning = "running"
 	StateExited  = "exited"
+
+	StateRestarting = "restarting" // between two runs, by its restart policy
 )
 
 const statusVersion = 1
@@ -97,6 +99,15 @@ type Status struct {
 	// Paused says that the container's processes are held where they are; the state is StateRunning.
 	Paused bool `json:"paused,omitempty"`
 
+	// Stopped says that somebody asked for the end of its last run.
+	Stopped bool `json:"stopped,omitempty"`
+
+	// RestartCount is how often its policy has started it again since it was started.
+	RestartCount int `json:"restartCount,omitempty"`
+
+	// Health is what its checks found; nil if it has none, or doesn't run.
+	Health *HealthStatus `json:"health,omitempty"`
+
 	// OutOfMemory says that the kernel killed a process of the container because of its memory limit.
 	OutOfMemory bool `json:"oomKilled,omitempty"`
 
@@ -117,7 +128,7 @@ func (c *Container) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !held && st.State == StateRunning {
+	if !held && (st.State == StateRunning || st.State == StateRestarting) {
 		// The supervisor may have started, been seen without lock, and finished only now; state.json is then
 		// already exited. Running without a lock means killed.
 		st.State = StateExited

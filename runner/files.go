@@ -118,6 +118,11 @@ func (f *Files) Stat(path string, follow bool) (FileInfo, error) {
 // Read writes a file or directory of the container as a tar, whose names begin with name; see archive.Pack. With follow, a link at
 // the path's end is followed.
 func (f *Files) Read(path string, follow bool, name string, w io.Writer) error {
+	return f.receive(message{Kind: msgFiles, Files: &filesRequest{Op: filesRead, Path: path, Follow: follow, Name: name}}, w)
+}
+
+// receive sends a request with one end of a pipe, and writes what comes out of the other to w.
+func (f *Files) receive(m message, w io.Writer) error {
 	r, theirs, err := os.Pipe()
 	if err != nil {
 		return err
@@ -129,7 +134,7 @@ func (f *Files) Read(path string, follow bool, name string, w io.Writer) error {
 		r.Close() // the other end hears of it
 		copied <- err
 	}()
-	_, err = f.ask(filesRequest{Op: filesRead, Path: path, Follow: follow, Name: name}, theirs)
+	_, err = f.send(m, theirs)
 	if cerr := <-copied; cerr != nil {
 		return cerr
 	}
@@ -155,8 +160,12 @@ func (f *Files) Write(dir string, r io.Reader) error {
 	return err
 }
 
-// ask has one request done, with our end of its stream, which is closed.
+// ask has one request done, with the other end of its stream, which is closed.
 func (f *Files) ask(request filesRequest, stream *os.File) (message, error) {
+	return f.send(message{Kind: msgFiles, Files: &request}, stream)
+}
+
+func (f *Files) send(request message, stream *os.File) (message, error) {
 	var fds []int
 	if stream != nil {
 		defer stream.Close()
@@ -170,7 +179,7 @@ func (f *Files) ask(request filesRequest, stream *os.File) (message, error) {
 		return message{}, err
 	}
 	defer w.close()
-	if err := w.send(message{Kind: msgFiles, Files: &request}, fds...); err != nil {
+	if err := w.send(request, fds...); err != nil {
 		return message{}, fmt.Errorf("container %s has ended meanwhile", f.container.Name)
 	}
 	if stream != nil {

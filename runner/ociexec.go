@@ -211,7 +211,7 @@ func (c *ociConsole) receive(o RunOptions) error {
 		return err
 	}
 	o.fill()
-	c.relay, err = startRelay(master, o)
+	c.relay, err = startRelay(master, o, nil)
 	return err
 }
 

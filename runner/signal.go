@@ -12,6 +12,9 @@ import (
 // Signal sends sig to the container's command, through its init. SIGKILL kills the whole container at once. Like kill(2)
 // it doesn't wait. The error says if the container isn't running.
 func (c *Container) Signal(sig unix.Signal) error {
+	if c.endsIt(sig) {
+		c.askToStay()
+	}
 	err := c.signal(sig)
 	if err == nil {
 		c.note("kill", "signal", strconv.Itoa(int(sig)))
@@ -55,6 +58,7 @@ func (c *Container) signal(sig unix.Signal) error {
 // is no error if the container isn't running.
 func (c *Container) Kill(timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
+	c.askToStay()
 	for noted := false; ; {
 		held, err := c.lockHeld()
 		if errors.Is(err, ErrNotFound) {

@@ -25,8 +25,8 @@ type Hooks struct {
 	// MountRoot means that target is the root as it is.
 	//
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
-	// among them.
-	MountRoot func(target string) (unmount func() error, err error)
+	// among them. background says that the container runs in the background, perhaps for long.
+	MountRoot func(target string, background bool) (unmount func() error, err error)
 
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
@@ -51,7 +51,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), settle: postponeCollection()}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -110,7 +110,12 @@ type supervisor struct {
 
 	networkFailure error // why the network could not be connected, which called the start off
 
-	dead chan struct{} // closed when P2 is gone
+	dead     chan struct{} // closed when P2 is gone
+	detached bool          // it runs in the background since its caller detached
+	launched bool          // a command has run, now or in an earlier run
+
+	keepStopped chan struct{} // closed when the container isn't to be started again
+	stopOnce    sync.Once     // for closing it
 }
 
 // connect takes over the wire to P0, if there is one.
@@ -158,7 +163,7 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	}
 	defer s.control.leave()
 
-	end = s.runInit()
+	end = s.runs()
 	if s.mode == modeHold {
 		return end
 	}
@@ -183,7 +188,7 @@ func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()
 	s.container.note("die", "exitCode", exitCodeText(end.code))
 	return s.change(func(st *Status) {
-		st.State, st.Paused = StateExited, false
+		st.State, st.Paused, st.Health = StateExited, false, nil
 		st.Finished = &now
 		st.ExitCode, st.Error = end.code, errorText(end.err)
 		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
@@ -200,7 +205,7 @@ func (s *supervisor) runInit() (end outcome) {
 		return outcome{exitOurs, fmt.Errorf("making the mount namespace private: %w", err)}
 	}
 	if s.hooks.MountRoot != nil {
-		unmount, err := s.hooks.MountRoot(s.container.Rootfs())
+		unmount, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
 		if err != nil {
 			return outcome{startCode(err), fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)}
 		}
@@ -229,10 +234,17 @@ func (s *supervisor) runInit() (end outcome) {
 	}
 	defer p.close()
 	if s.mode == modeBackground {
-		if s.streams, err = newStreams(s.container); err != nil {
+		streams, err := newStreams(s.container)
+		if err != nil {
 			return outcome{exitOurs, err}
 		}
-		defer s.streams.close()
+		s.mu.Lock()
+		s.streams = streams
+		s.mu.Unlock()
+		defer func() {
+			streams.close()
+			streams.audience.end(end)
+		}()
 		if in := s.streams.command; in != nil {
 			if err := p.setStreams(in); err != nil {
 				return outcome{exitOurs, err}
@@ -259,8 +271,14 @@ func (s *supervisor) runInit() (end outcome) {
 			end = outcome{exitOurs, fmt.Errorf("disconnecting container %s: %w", s.container.Name, err)}
 		}
 	}()
-	s.streams.started()
-	return s.wait(p)
+	if s.mode == modeBackground {
+		s.streams.started()
+	}
+	end = s.wait(p)
+	if s.mode != modeBackground {
+		s.closeDetached(end)
+	}
+	return end
 }
 
 // hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
@@ -286,7 +304,7 @@ func (s *supervisor) hold() outcome {
 
 // noteOutOfMemory records whether the kernel killed something for want of memory.
 func (s *supervisor) noteOutOfMemory(limits *cgroups) {
-	oom := limits.outOfMemory()
+	oom := limits.outOfMemory() || s.container.outOfMemory()
 	if oom {
 		s.container.note("oom")
 	}
@@ -352,7 +370,9 @@ func (s *supervisor) wait(p *initProcess) outcome {
 // commandStarted records that the command runs.
 func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.mu.Lock()
-	s.started = true
+	first := !s.launched
+	s.started, s.launched = true, true
+	dead := s.dead
 	s.mu.Unlock()
 	defer s.settle()
 	now := time.Now().UTC()
@@ -364,6 +384,9 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 		st.State, st.Paused = StateRunning, false
 		st.Started, st.Finished = &now, nil
 		st.ExitCode, st.Error = 0, ""
+		if st.Health = nil; first {
+			st.RestartCount, st.Stopped = 0, false
+		}
 		st.SupervisorPID, st.InitPID = os.Getpid(), p.pid()
 		st.InitStart, _ = startTime(p.pid())
 		st.Placeholders = mergePaths(st.Placeholders, placeholders)
@@ -372,6 +395,7 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
 	s.container.note("start")
+	s.watchHealth(dead)
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}
@@ -393,25 +417,32 @@ func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	go func() {
 		for sig := range signals {
+			_ = s.stopping(false)
 			s.signal(sig.(syscall.Signal))
 		}
 	}()
-	stopContext := context.AfterFunc(ctx, func() { s.end() })
+	stopContext := context.AfterFunc(ctx, func() {
+		_ = s.stopping(false)
+		s.end()
+	})
 	if s.caller != nil {
 		go func() {
 			for {
 				m, fds, err := s.caller.recv()
-				closeAll(fds)
 				if err != nil {
+					closeAll(fds)
 					s.callerGone()
 					return
 				}
 				switch m.Kind {
+				case msgDetach:
+					_ = s.caller.send(message{Kind: msgDetached, Error: errorText(s.detach(fds))})
 				case msgSignal:
 					s.signal(unix.Signal(m.Signal))
 				case msgReady:
 					s.ready()
 				}
+				closeAll(fds)
 			}
 		}()
 	}
@@ -440,7 +471,7 @@ func (s *supervisor) signal(sig unix.Signal) {
 // callerGone ends the container, unless it runs in the background.
 func (s *supervisor) callerGone() {
 	s.mu.Lock()
-	stays := s.mode == modeBackground && s.started
+	stays := s.mode == modeBackground && s.launched || s.detached
 	if s.mode == modeHold && s.init != nil && !s.finished {
 		s.init.kill()
 	}
@@ -467,9 +498,12 @@ func (s *supervisor) end() {
 		sig = unix.SIGHUP
 	}
 	s.signal(sig)
+	s.mu.Lock()
+	dead := s.dead
+	s.mu.Unlock()
 	go func() {
 		select {
-		case <-s.dead:
+		case <-dead:
 		case <-time.After(orphanGrace):
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -104,7 +104,8 @@ func exportCommand() *cli.Command {
 		Usage:     "write the files of a container or an image as a tar",
 		ArgsUsage: "CONTAINER|IMAGE",
 		Description: `Writes everything that is in the root of a container, or in an image, as one tar to standard output or to a file. What
-is in a volume is not part of it. "unionfs import" makes an image of one layer of such a tar.
+is in a volume is not part of it. Of a container that runs it is what there is at the moment: pause it for a copy of
+one moment. "unionfs import" makes an image of one layer of such a tar.
 
 Examples:
    unionfs export web > root.tar
@@ -182,7 +183,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return againInNamespace(c, root)
 	}
 	// A union makes whole what an interrupted one left.
-	union, err := containerUnion(c, container)
+	union, err := containerUnion(c, container, &serving{})
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,9 @@ func superviseCommand() *cli.Command {
 			// Whoever waits for the container hears of errors, and says them.
 			served := &containerRoot{container: container}
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
-				MountRoot:  func(target string) (func() error, error) { return served.mount(c, target) },
+				MountRoot: func(target string, background bool) (func() error, error) {
+					return served.mount(c, target, background)
+				},
 				SetOwner:   served.setOwner,
 				MakeDevice: served.makeDevice,
 				Removed:    func() error { return removeAnonymous(root, container) },
@@ -48,21 +50,27 @@ func superviseCommand() *cli.Command {
 	}
 }
 
-// containerRoot is the root of a container that this process serves.
+// containerRoot is the root of a container.
 type containerRoot struct {
 	container *runner.Container
-	union     *cow.Union
-	server    *fs.Server
+
+	// What serves it, if this process does.
+	union  *cow.Union
+	server *fs.Server
 }
 
 // mount mounts the union of the container's upper branch and its image, and prepares its volumes.
-func (r *containerRoot) mount(c *cli.Context, target string) (func() error, error) {
+//
+// A container in the background has its root served by a process of its own, so that it outlives that. One in the foreground lives
+// as long as its supervisor anyhow, and starts faster when that serves the root; and where there is one ID the supervisor
+// records owners in the union.
+func (r *containerRoot) mount(c *cli.Context, target string, background bool) (func() error, error) {
 	container := r.container
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
 	}
-	union, err := containerUnion(c, container)
+	union, err := containerUnion(c, container, &serving{})
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +82,20 @@ func (r *containerRoot) mount(c *cli.Context, target string) (func() error, erro
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
+	oneID, err := hasOneID()
+	if err != nil {
+		return nil, errors.Join(err, union.Close(), unmountVolumes())
+	}
+	if background && !oneID {
+		if err := union.Close(); err != nil {
+			return nil, errors.Join(err, unmountVolumes())
+		}
+		unmount, err := holdContainerRoot(root, container, target)
+		if err != nil {
+			return nil, errors.Join(err, unmountVolumes())
+		}
+		return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
+	}
 	server, unmount, err := mountForContainer(c, container, union, target)
 	if err != nil {
 		return nil, errors.Join(err, unmountVolumes())
@@ -82,13 +104,18 @@ func (r *containerRoot) mount(c *cli.Context, target string) (func() error, erro
 	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
 }
 
-// mountForContainer serves a union at target. It closes the union, also when it fails.
-func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (*fs.Server, func() error, error) {
-	server, err := fs.Mount(union, target, fs.Options{
+// rootOptions are how a container's root is mounted.
+func rootOptions(c *cli.Context, container *runner.Container) fs.Options {
+	return fs.Options{
 		FsName:     "unionfs:" + container.Name,
 		AllowOther: true, // the container's users; nobody else sees this mount namespace
 		Logger:     newLogger(c.App.ErrWriter, false),
-	})
+	}
+}
+
+// mountForContainer serves a union at target. It closes the union, also when it fails.
+func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (*fs.Server, func() error, error) {
+	server, err := fs.Mount(union, target, rootOptions(c, container))
 	if err != nil {
 		return nil, nil, errors.Join(err, union.Close())
 	}
@@ -150,7 +177,7 @@ func (r *containerRoot) makeDevice(dir uint64, name string, mode, rdev uint32) e
 }
 
 // containerUnion opens a container's union, for one user at a time.
-func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, error) {
+func containerUnion(c *cli.Context, container *runner.Container, s *serving) (*cow.Union, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
@@ -167,7 +194,7 @@ func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, er
 		return nil, err
 	}
 	mapOwners(&owners, container.Spec.Linux)
-	return cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
+	return s.newUnion(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
 }
 
 // recordsOwners reports whether a container's upper branch has owners that this process's user namespace doesn't have, which
