@@ -97,6 +97,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			completionCommand(),
 			completeCommand(),
 			manCommand(),
+			holderCommand(),
 		},
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
