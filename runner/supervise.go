@@ -246,7 +246,9 @@ func (s *supervisor) runInit() (end outcome) {
 			streams.audience.end(end)
 		}()
 		if in := s.streams.command; in != nil {
-			p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in[0], in[1], in[2]
+			if err := p.setStreams(in); err != nil {
+				return outcome{exitOurs, err}
+			}
 		}
 	}
 	s.mu.Lock()
@@ -461,7 +463,7 @@ func (s *supervisor) signal(sig unix.Signal) {
 	case sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGQUIT || sig == unix.SIGKILL:
 		s.aborted = sig
 		if s.init != nil {
-			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+			s.init.kill()
 		}
 	}
 }
@@ -471,7 +473,7 @@ func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.launched || s.detached
 	if s.mode == modeHold && s.init != nil && !s.finished {
-		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+		s.init.kill()
 	}
 	s.mu.Unlock()
 	if !stays {
@@ -506,7 +508,7 @@ func (s *supervisor) end() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.init != nil && !s.finished {
-				_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+				s.init.kill()
 			}
 		}
 	}()
