@@ -127,9 +127,9 @@ func (r *Report) figureOf(keys []Key) figure {
 const unitRatio = "×"
 
 // ratioFigure makes a plot of ratios to overlayfs of one of times over numbers of branches. It has no lines if there is no
-// overlayfs, or only one number.
+// overlayfs, or there are fewer than three numbers.
 func (r *Report) ratioFigure(f figure, keys []Key) figure {
-	if !f.isLine() || !keys[0].ofUnions() || keys[0].Work == "mount" {
+	if len(f.xs) < 3 || !keys[0].ofUnions() || keys[0].Work == "mount" {
 		return figure{}
 	}
 	ratios := f

@@ -100,7 +100,7 @@ type fullSizes struct {
 func sizesOf(small bool) fullSizes {
 	if small {
 		return fullSizes{
-			entries: 300, fewEntries: 200, imageEntries: 300, growing: []int{1, 10}, complete: []int{3}, one: []int{3}, layers: []int{3},
+			entries: 300, fewEntries: 200, imageEntries: 300, growing: []int{1, 2, 10}, complete: []int{3}, one: []int{3}, layers: []int{3},
 			runs: 1, starts: 2, asleep: 2, big: 4 << 20, copied: []int64{4 << 10, 1 << 20}, trees: []int{300},
 			peers: PeerNames(), mainPeers: PeerNames(),
 		}
@@ -151,7 +151,9 @@ func fullParts(o FullOptions) []fullPart {
 			d.Depths, d.Works, d.ColdWorks = s.complete, others, []string{"walk", "walk-parallel", "walk-read", "negative"}
 		}),
 		containers("images", 100, s.runs, Images),
-		unions("programs", 90, func(d *DepthOptions) { d.Depths, d.Works, d.Against, d.ColdWorks = s.one, programs, s.mainPeers, nil }),
+		unions("programs", 90, func(d *DepthOptions) {
+			d.Depths, d.Works, d.Against, d.Limit = s.one, programs, s.mainPeers, 20*time.Second
+		}),
 		unions("big", 80, func(d *DepthOptions) {
 			d.Depths, d.Works, d.Against, d.Entries = s.one, big, s.mainPeers, s.fewEntries
 			d.Limit = 20 * time.Second

@@ -3,6 +3,7 @@ package bench
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -152,40 +153,61 @@ func (b behind) List() string { return strings.Join(b.Works, "; ") }
 // peersAhead lists where peers take less time than ours, beyond the noise: all but a quarter of their runs take less than
 // all but a quarter of ours, and the medians differ by a tenth at least.
 func (r *Report) peersAhead() []behind {
-	type one struct {
-		text   string
-		factor float64
-	}
 	var all []behind
 	for _, peer := range r.measuredPeers() {
 		if peer == peerUnionfs || peer == peerUnionfsImage {
 			continue
 		}
 		for _, own := range []string{peerUnionfs, peerUnionfsImage} {
-			var works []one
-			for _, key := range r.keys() {
-				a, b := r.find(key, own), r.find(key, peer)
-				if a == nil || b == nil || len(a.Values) == 0 || len(b.Values) == 0 {
-					continue
-				}
-				lower, _ := a.Quartiles()
-				_, upper := b.Quartiles()
-				if factor := a.Median() / b.Median(); lower > upper && factor >= 1.1 {
-					works = append(works, one{key.sentence() + ": " + ratioText(factor), factor})
-				}
+			if works := r.worksAhead(peer, own); len(works) > 0 {
+				all = append(all, behind{Peer: r.peerTitle(peer), Ours: own, Works: works})
 			}
-			if len(works) == 0 {
-				continue
-			}
-			slices.SortStableFunc(works, func(a, b one) int { return cmp.Compare(b.factor, a.factor) })
-			found := behind{Peer: r.peerTitle(peer), Ours: own}
-			for _, w := range works {
-				found.Works = append(found.Works, w.text)
-			}
-			all = append(all, found)
 		}
 	}
 	return all
+}
+
+// worksAhead lists the works at which a peer is ahead of one of ours, each with the largest factor.
+func (r *Report) worksAhead(peer, own string) []string {
+	type work struct {
+		at           Key // where the factor is largest
+		factor       float64
+		ahead, cases int
+	}
+	found := map[string]*work{}
+	for _, key := range r.keys() {
+		a, b := r.find(key, own), r.find(key, peer)
+		if a == nil || b == nil || len(a.Values) == 0 || len(b.Values) == 0 {
+			continue
+		}
+		w := found[key.Work+key.State]
+		if w == nil {
+			w = &work{}
+			found[key.Work+key.State] = w
+		}
+		w.cases++
+		lower, _ := a.Quartiles()
+		_, upper := b.Quartiles()
+		if factor := a.Median() / b.Median(); lower > upper && factor >= 1.1 {
+			w.ahead++
+			if factor > w.factor {
+				w.at, w.factor = key, factor
+			}
+		}
+	}
+	works := slices.DeleteFunc(slices.Collect(maps.Values(found)), func(w *work) bool { return w.ahead == 0 })
+	slices.SortFunc(works, func(a, b *work) int {
+		return cmp.Or(cmp.Compare(b.factor, a.factor), strings.Compare(a.at.sentence(), b.at.sentence()))
+	})
+	var texts []string
+	for _, w := range works {
+		text := w.at.sentence() + ": " + ratioText(w.factor)
+		if w.ahead < w.cases {
+			text += fmt.Sprintf(" (ahead in %d of %d cases)", w.ahead, w.cases)
+		}
+		texts = append(texts, text)
+	}
+	return texts
 }
 
 // sentence names what was measured, for a sentence.
@@ -202,7 +224,14 @@ func (k Key) sentence() string {
 	case k.Bench == "images":
 		parts = append(parts, fmt.Sprintf("%d layers", k.Depth))
 	case k.ofUnions():
-		parts = append(parts, fmt.Sprintf("%d branches", k.Depth))
+		parts = append(parts, fmt.Sprintf("%d %s", k.Depth, plural(k.Depth, "branch", "branches")))
 	}
 	return strings.Join(parts, ", ")
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }

@@ -100,6 +100,25 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+// TestDocumentIsCurrent checks that docs/benchmarks.md is what "make bench-docs" makes of the report beside it.
+func TestDocumentIsCurrent(t *testing.T) {
+	r, err := ReadReport("../docs/bench/report.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made strings.Builder
+	if err := r.writeDocument(&made); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.ReadFile("../docs/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made.String() != string(kept) {
+		t.Error("docs/benchmarks.md differs; run make bench-docs REPORT=docs/bench/report.json")
+	}
+}
+
 // TestPace checks that a benchmark ends in time, and does everything once.
 func TestPace(t *testing.T) {
 	p := newPace(time.Hour, 2)

@@ -121,6 +121,9 @@ func (u *Union) setRecorded(n *Node, p place, s *SetAttr) (*SetAttr, error) {
 		a.Mode = withoutPriv(a.Mode)
 	}
 	now := Owner{a.UID, a.GID}
+	if s.Valid&(SetUID|SetGID) != 0 {
+		n.claimed = uid != noID && gid != noID && !u.owners.recorded(now)
+	}
 	rest := *s
 	switch {
 	case a.Mode&unix.S_IFMT != st.Mode&unix.S_IFMT:
@@ -175,6 +178,55 @@ func (u *Union) replaceByStandIn(p place, st *unix.Stat_t, o override) error {
 		unix.Unlinkat(u.upper.fresh, tmp, 0)
 	}
 	return err
+}
+
+// inheritOwner is a part of a rename that replaces a file which has a recorded owner. Who changes a file by writing a new one
+// beside it gives that the old one's owner, as stat(2) said it was: the one that the union shows. So a new file that was given
+// this by name, as useradd(8) does with /etc/shadow, gets the recorded owner.
+func (u *Union) inheritOwner(m *move) error {
+	t := m.target
+	if !u.owners.Record || t == nil || !t.regular() || !m.n.regular() || !m.n.claimed {
+		return nil
+	}
+	var a Attr
+	if t.inUpper {
+		p, err := u.at(t)
+		if err != nil {
+			return err
+		}
+		defer p.done()
+		var st unix.Stat_t
+		if err := statAt(p.dir, p.name, &st); err != nil {
+			return err
+		}
+		if err := u.fill(&a, &st, p.dir, p.name); err != nil {
+			return err
+		}
+	} else if err := t.low.dir.Stat(t.low.entry, &a); err != nil {
+		return err
+	}
+	owner := Owner{a.UID, a.GID}
+	if !u.owners.recorded(owner) {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := statAt(m.oldAt.dir, m.oldName, &st); err != nil {
+		return err
+	}
+	return writeOverride(m.oldAt.dir, m.oldName, owner, st.Mode)
+}
+
+// InDirectories returns the IDs of the directories in which the union knows a name of a file.
+func (u *Union) InDirectories(n *Node) []uint64 {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	var ids []uint64
+	for _, l := range n.links {
+		ids = append(ids, l.parent.id)
+	}
+	return ids
 }
 
 // readAnyLink reads the target of a symbolic link or of a file that stands for one.

@@ -86,6 +86,15 @@ func TestRecord(t *testing.T) {
 	set("/again", SetAttr{Valid: both, UID: 0, GID: 0})
 	must(t, u.Link(find("/plain"), find("/"), "other", &a))
 	must(t, u.Rename(find("/"), "null", find("/mail"), "null", 0))
+	// As useradd replaces /etc/shadow, and as one who wants the new file's owner.
+	for name, claim := range map[string]bool{"file": true, "setuid": false} {
+		set("/theirs/"+name, SetAttr{Valid: both, UID: 33, GID: 34})
+		create("/theirs", "+", unix.S_IFREG|0o660, 0)
+		if claim {
+			set("/theirs/+", SetAttr{Valid: both, UID: 0, GID: 0})
+		}
+		must(t, u.Rename(find("/theirs"), "+", find("/theirs"), name, 0))
+	}
 	if err := u.Setxattr(find("/plain"), overrideXattr, []byte("0:0:4755"), 0); err != unix.EPERM {
 		t.Errorf("setting the xattr: %v", err)
 	}
@@ -97,7 +106,7 @@ func TestRecord(t *testing.T) {
 		"again f 644 0:0", "disk b 640 0:6 8:257", "link l 777 1:2 null", "mail d 2775 0:8", "mail/box f 660 0:8",
 		"mail/dir d 2755 0:8", "mail/link l 777 0:8 box", "mail/null c 666 0:0 1:3", "other f 755 7:10", "pipe p 600 100:101",
 		"plain f 755 7:10", "sock s 700 100:0", "theirs d 755 33:34", "theirs/fifo p 622 33:34", "theirs/file f 660 33:34",
-		"theirs/link l 777 40:34 file", "theirs/new f 600 0:0", "theirs/setuid f 755 0:0",
+		"theirs/link l 777 40:34 file", "theirs/new f 600 0:0", "theirs/setuid f 660 0:0",
 	}
 	for _, again := range []bool{false, true} {
 		if again {

@@ -118,7 +118,7 @@ func (f *former) find(u *Union, id uint64) (*Node, error) {
 	var failed error
 	for {
 		if s, ok := f.spots[id]; ok {
-			n, err := f.take(u, id, s)
+			n, err := f.at(u, id, s)
 			if n != nil || err != nil {
 				return n, err
 			}
@@ -132,8 +132,8 @@ func (f *former) find(u *Union, id uint64) (*Node, error) {
 	}
 }
 
-// take returns the file at a spot if it is the wanted one.
-func (f *former) take(u *Union, id uint64, s spot) (*Node, error) {
+// at returns the file at a spot if it is the wanted one.
+func (f *former) at(u *Union, id uint64, s spot) (*Node, error) {
 	got, err := u.ReadDir(f.dirs[s.dir], s.cookie-1, make([]DirEnt, 0, 1))
 	if err != nil || len(got) == 0 || got[0].Cookie != s.cookie {
 		return nil, err
@@ -193,12 +193,7 @@ func (u *Union) adopt(n *Node) *Node {
 
 // keptNode is a file in work/parked; nil if there is none of this ID.
 func (u *Union) keptNode(id uint64) (*Node, error) {
-	f := u.former
-	f.keptMu.Lock()
-	_, kept := f.kept[id]
-	delete(f.kept, id)
-	f.keptMu.Unlock()
-	if !kept {
+	if !u.former.take(id) {
 		return nil, nil
 	}
 	var st unix.Stat_t
@@ -325,6 +320,15 @@ func (f *former) keep(n *Node) {
 	f.keptMu.Lock()
 	f.kept[n.id] = n.isDir()
 	f.keptMu.Unlock()
+}
+
+// take reports whether a file that now has a node is in work/parked, which the node then says.
+func (f *former) take(id uint64) bool {
+	f.keptMu.Lock()
+	defer f.keptMu.Unlock()
+	_, kept := f.kept[id]
+	delete(f.kept, id)
+	return kept
 }
 
 // Unpark is told that nobody holds the file with this ID any more, which may have a node or none.

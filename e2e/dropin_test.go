@@ -14,7 +14,7 @@ func (c *caller) linkNames(t *testing.T) (bin string) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"unionfs", "fuse-overlayfs", "mount.unionfs", "mount.fuse.unionfs"} {
+	for _, name := range []string{"unionfs", "fuse-overlayfs", "mount.unionfs", "mount.fuse.unionfs", "unionfs-runtime"} {
 		if err := os.Symlink(shared.unionfs, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +25,9 @@ import (
 
 // takeoverKills is how many servers each of the tests under load kills at least.
 var takeoverKills = flag.Int("takeover-kills", 60, "how often the takeover tests kill the server of a mount")
+
+// takeoverStress is how long stress-ng runs meanwhile.
+var takeoverStress = flag.Duration("takeover-stress", 8*time.Second, "how long stress-ng runs in the takeover tests")
 
 // mounted is a mount in the background.
 type mounted struct {
@@ -371,4 +375,128 @@ func awaitTracer(t *testing.T, pid int) {
 			t.Fatalf("strace did not attach to process %d", pid)
 		}
 	}
+}
+
+// TestServerKilledUnderWork has a database written, a repository cloned, a program built and stress-ng's file system class run on
+// one mount, whose server is killed all the time. None of them may notice.
+func TestServerKilledUnderWork(t *testing.T) {
+	rng := modeltest.NewRand(t)
+	m := newMounted(t, rng)
+	kills, stop := m.killing(t, rng)
+	var once sync.Once
+	defer once.Do(stop)
+	work := func(root string) []*exec.Cmd {
+		var all []*exec.Cmd
+		for _, script := range []string{sqliteWork, gitWork} {
+			cmd := exec.Command("sh", "-euc", script)
+			cmd.Dir = root
+			all = append(all, cmd)
+		}
+		return all
+	}
+	stress := exec.Command("stress-ng", "--temp-path", m.mnt, "--metrics-brief", "--timeout", takeoverStress.String(), "--oomable", "--verify",
+		"--dir", "1", "--rename", "1", "--link", "1", "--symlink", "1", "--fallocate", "1", "--fallocate-bytes", "8m",
+		"--hdd", "1", "--hdd-bytes", "16m", "--seek", "1", "--seek-size", "1m", "--utime", "1", "--xattr", "1", "--flock", "1")
+	commands := append(work(m.mnt), stress)
+	failed := make(chan error, len(commands))
+	for _, cmd := range commands {
+		go func() {
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%s: %w\n%s", cmd.Args, err, out)
+			}
+			failed <- err
+		}()
+	}
+	for range commands {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	once.Do(stop)
+	t.Logf("%d servers were killed", kills.Load())
+	if t.Failed() {
+		return
+	}
+	for _, cmd := range work(m.plain) {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("on the plain directory: %v\n%s", err, out)
+		}
+	}
+	for _, script := range []string{
+		"sqlite3 db 'pragma integrity_check; select count(*), sum(n) from t'",
+		"git -C clone status --porcelain; git -C clone fsck --full 2>&1; cd clone && cat $(git ls-files | sort) | sha256sum; ./program | sha256sum",
+	} {
+		out := map[string]string{}
+		for _, root := range []string{m.mnt, m.plain} {
+			cmd := exec.Command("sh", "-euc", script)
+			cmd.Dir = root
+			b, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", script, err, b)
+			}
+			out[root] = string(b)
+		}
+		if out[m.mnt] != out[m.plain] {
+			t.Errorf("%s:\non the mount\n%son the plain directory\n%s", script, out[m.mnt], out[m.plain])
+		}
+	}
+}
+
+const (
+	sqliteWork = `
+		sqlite3 db 'pragma journal_mode=wal; create table t(n integer, s text)' >/dev/null
+		for i in $(seq 60); do
+			sqlite3 db "pragma synchronous=full; begin; insert into t select value, hex(zeroblob(200)) from generate_series($i, $i + 20); commit;
+				update t set s = s || 'x' where n = $i;" >/dev/null
+		done`
+	gitWork = `
+		git init -q --bare repository
+		git clone -q repository clone 2>/dev/null
+		cd clone
+		printf '*.o\nprogram\n' > .gitignore
+		{ for i in $(seq 40); do echo "int f$i(void);"; done; echo '#include <stdio.h>'; echo 'int main(void) { int s = 0;'
+			for i in $(seq 40); do echo "s = s * 31 + f$i();"; done; echo 'printf("%d", s); return 0; }'; } > main.c
+		for i in $(seq 40); do mkdir -p d$((i % 7)); echo "int f$i(void) { return $i; }" > d$((i % 7))/f$i.c; done
+		git add . && git -c user.name=a -c user.email=a@b commit -q -m one && git push -q origin HEAD:main
+		for f in main.c d*/*.c; do gcc -c -o ${f%.c}.o $f; done
+		gcc -o program main.o d*/*.o
+		git checkout -q -b other && git mv d1 moved && echo more >> main.c && git -c user.name=a -c user.email=a@b commit -q -a -m two
+		git checkout -q - && git gc -q`
+)
+
+// TestContainerOutlivesItsServer kills the server of a container's root, and the container goes on.
+func TestContainerOutlivesItsServer(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		c.must(t, "run", "-d", "--name", "lasting", "bb:1", "sh", "-c",
+			"exec 3>/gone; rm /gone; i=0; while i=$((i+1)); do echo $i >> /count || exit 1; echo $i >&3 || exit 1; ls / >/dev/null || exit 1; done")
+		t.Cleanup(func() { c.try(t, "rm", "-f", "lasting") })
+		waitFor(t, func() bool { return c.try(t, "exec", "lasting", "test", "-s", "/count").code == 0 })
+		last := 0
+		for range 10 {
+			server := 0
+			for pid, line := range c.processes() {
+				if strings.Contains(line, "serve-container") {
+					server = pid
+				}
+			}
+			if server == 0 {
+				t.Fatalf("there is no server among %v", c.processes())
+			}
+			if err := unix.Kill(server, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			out := strings.TrimSpace(c.must(t, "exec", "lasting", "tail", "-n", "1", "/count"))
+			now, err := strconv.Atoi(out)
+			if err != nil || now <= last {
+				t.Fatalf("it had counted to %d, and now to %q", last, out)
+			}
+			last = now
+			time.Sleep(time.Duration(last%50) * time.Millisecond)
+		}
+		if out := c.must(t, "logs", "lasting"); out != "" {
+			t.Errorf("the container says %q", out)
+		}
+	})
 }

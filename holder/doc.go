@@ -15,6 +15,8 @@
 //	                   <------  ready     requests are answered
 //	ping               ------>
 //	                   <------  pong
+//	                   <------  write     this to the device, and say when that is done
+//	written            ------>
 //
 // To replace a server by another program, the holder starts that beside the old one. It begins as far as it can, and says so;
 // then the old one is ended, and the new one told to go on:

@@ -24,7 +24,11 @@ type Config struct {
 	// Device is the position in Kept.Files of the descriptor that tells by a poll error that the mount is gone.
 	Device int
 
-	// Ready is called once, when the first server is ready; the holder ends if it fails.
+	// Embedded says that the process has more to do than this: signals are left to it, as is its working directory, and
+	// servers get no standard input and output.
+	Embedded bool
+
+	// Ready is called once, when the first server is ready. If it fails the server is told to end the mount.
 	Ready func() error
 
 	// Upgrades is a listening socket, made by Listen; nil if servers are not to be replaced on request. It is called for
@@ -63,7 +67,7 @@ func (e *ExitError) Error() string {
 }
 
 // Run starts a server, and another whenever it ends though the mount is still there, until the mount is gone. SIGINT, SIGTERM
-// and SIGHUP are passed on to the server. The error is an *ExitError if a server failed for good; the connection
+// and SIGHUP are passed on to the server, unless Embedded. The error is an *ExitError if a server failed for good; the connection
 // is then closed, so that whoever waits for it gets an error.
 func Run(c Config) error {
 	if c.Interval == 0 {
@@ -77,8 +81,10 @@ func Run(c Config) error {
 		return err
 	}
 	h := &holder{Config: c, dir: dir, events: make(chan event), signals: make(chan os.Signal, 4)}
-	signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(h.signals)
+	if !c.Embedded {
+		signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+		defer signal.Stop(h.signals)
+	}
 	defer h.kept.close()
 	return h.run()
 }
@@ -204,11 +210,12 @@ func (h *holder) start(program *os.File, standby bool) error {
 		Args:        append([]string{"unionfs"}, h.Args...),
 		Dir:         h.dir,
 		Env:         append(os.Environ(), linkVariable+"=3"),
-		Stdin:       os.Stdin,
-		Stdout:      os.Stdout,
 		Stderr:      os.Stderr,
 		ExtraFiles:  append([]*os.File{theirs}, h.Files...),
 		SysProcAttr: &syscall.SysProcAttr{},
+	}
+	if !h.Embedded {
+		s.cmd.Stdin, s.cmd.Stdout = os.Stdin, os.Stdout
 	}
 	if err := s.cmd.Start(); err != nil {
 		s.sock.Close()
@@ -247,6 +254,15 @@ func (h *holder) packet(e event) error {
 	case packetKeep:
 		h.kept.close()
 		h.kept = e.kept
+	case packetWrite:
+		if len(e.kept.Data) < 8 || h.Device >= len(h.kept.Files) {
+			return nil
+		}
+		device := h.kept.Files[h.Device]
+		go func() {
+			_, _ = device.Write(e.kept.Data[8:]) // the server asks for something that is of no matter if it can't be had
+			_ = send(s.sock, packetWritten, Kept{Data: e.kept.Data[:8]})
+		}()
 	case packetFailed:
 		s.reason = string(e.kept.Data)
 	case packetWaiting:
@@ -284,8 +300,10 @@ func (h *holder) up() error {
 			return nil
 		}
 	}
-	if err := os.Chdir("/"); err != nil { // so as to keep no file system busy
-		return err
+	if !h.Embedded {
+		if err := os.Chdir("/"); err != nil { // so as to keep no file system busy
+			return err
+		}
 	}
 	if h.Upgrades != nil {
 		listener, err := h.Upgrades()

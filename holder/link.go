@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ const (
 	packetPong    = 'q'
 	packetWaiting = 'w'
 	packetGo      = 'g'
+	packetWrite   = 'n' // payload: eight bytes to tell it by, and what to write to the descriptor Config.Device
+	packetWritten = 'd' // payload: the eight bytes
 )
 
 const (
@@ -107,6 +110,11 @@ type Link struct {
 	standby bool
 
 	sending sync.Mutex
+	alone   chan struct{} // closed when there is no holder any more
+
+	writing sync.Mutex
+	writes  uint64                   // how many were asked for
+	pending map[uint64]chan struct{} // those that are not done
 }
 
 // Attach connects a process that a holder started. It returns nil if none did. Children of this process inherit nothing of it.
@@ -121,7 +129,7 @@ func Attach() (*Link, error) {
 		return nil, fmt.Errorf("the holder's descriptor %q is not a number", value)
 	}
 	unix.CloseOnExec(fd)
-	l := &Link{sock: os.NewFile(uintptr(fd), "holder")}
+	l := &Link{sock: os.NewFile(uintptr(fd), "holder"), alone: make(chan struct{}), pending: map[uint64]chan struct{}{}}
 	kind, kept, err := receive(l.sock)
 	if err != nil {
 		return nil, fmt.Errorf("hearing from the mount's holder: %w", err)
@@ -174,23 +182,62 @@ func (l *Link) Ready(alive func()) error {
 		return err
 	}
 	go func() {
+		defer close(l.alone)
 		for {
 			kind, kept, err := receive(l.sock)
 			if err != nil {
-				return // without a holder the mount lives as long as this process
+				return
 			}
 			kept.close()
-			if kind != packetPing {
-				continue
-			}
-			alive()
-			if l.send(packetPong, Kept{}) != nil {
-				return
+			switch kind {
+			case packetWritten:
+				l.written(kept.Data)
+			case packetPing:
+				alive()
+				if l.send(packetPong, Kept{}) != nil {
+					return
+				}
 			}
 		}
 	}()
 	return nil
 }
+
+// Write has the holder write to the device, and returns when it has. A process that itself waits there for the kernel, which may
+// wait for an answer of this process, could not even be killed: the kernel would wait for a thread of it.
+func (l *Link) Write(b []byte) error {
+	done := make(chan struct{})
+	l.writing.Lock()
+	l.writes++
+	id := l.writes
+	l.pending[id] = done
+	l.writing.Unlock()
+	if err := l.send(packetWrite, Kept{Data: append(binary.NativeEndian.AppendUint64(nil, id), b...)}); err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-l.alone:
+		return errors.New("the mount has no holder any more")
+	}
+}
+
+func (l *Link) written(b []byte) {
+	if len(b) != 8 {
+		return
+	}
+	id := binary.NativeEndian.Uint64(b)
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if done := l.pending[id]; done != nil {
+		close(done)
+		delete(l.pending, id)
+	}
+}
+
+// Alone is closed when a server that was ready has lost its holder: the mount then lives as long as this process.
+func (l *Link) Alone() <-chan struct{} { return l.alone }
 
 func (l *Link) send(kind byte, k Kept) error {
 	l.sending.Lock()

@@ -65,6 +65,11 @@ func newCgroups(c *Container) (*cgroups, error) {
 
 // hierarchies lists those that are mounted and that this process has a place in (cgroups(7), /proc/[pid]/cgroup).
 func hierarchies(cgroupFile, mountFile string) ([]hierarchy, error) {
+	return hierarchiesOf(cgroupFile, mountFile, false)
+}
+
+// hierarchiesOf lists, with named, also those that have no controllers but a name.
+func hierarchiesOf(cgroupFile, mountFile string, named bool) ([]hierarchy, error) {
 	mounts, err := os.Open(mountFile)
 	if err != nil {
 		return nil, err
@@ -83,7 +88,7 @@ func hierarchies(cgroupFile, mountFile string) ([]hierarchy, error) {
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		fields := strings.SplitN(lines.Text(), ":", 3)
-		if len(fields) != 3 || strings.HasPrefix(fields[1], "name=") {
+		if len(fields) != 3 || !named && strings.HasPrefix(fields[1], "name=") {
 			continue
 		}
 		h := hierarchy{unified: fields[1] == ""}

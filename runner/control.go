@@ -139,8 +139,6 @@ func (c *control) serve(fd int) {
 		c.mu.Unlock()
 	case msgNetwork:
 		_ = w.send(message{Kind: msgNetwork, Error: errorText(c.supervisor.updateNetwork())})
-	case msgExport:
-		_ = w.send(message{Kind: msgDone, Error: errorText(c.supervisor.export(fds))})
 	case msgAttach:
 		if err := c.supervisor.attach(w, fds); err != nil {
 			_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})

@@ -141,6 +141,33 @@ func (f *Files) Write(dir string, r io.Reader) error {
 	return err
 }
 
+// SyncRoot has the kernel write all that it keeps back of a running container's root.
+func (c *Container) SyncRoot() error {
+	f := &Files{container: c}
+	_, err := f.ask(filesRequest{Op: filesSync, Path: "/"}, nil)
+	return err
+}
+
+// receive sends a request with one end of a pipe, and writes what comes out of the other to w.
+func (f *Files) receive(m message, w io.Writer) error {
+	r, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(w, r)
+		r.Close() // the other end hears of it
+		copied <- err
+	}()
+	_, err = f.send(m, theirs)
+	if cerr := <-copied; cerr != nil {
+		return cerr
+	}
+	return err
+}
+
 // ask has one request done, with the other end of its stream, which is closed.
 func (f *Files) ask(request filesRequest, stream *os.File) (message, error) {
 	return f.send(message{Kind: msgFiles, Files: &request}, stream)

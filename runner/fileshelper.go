@@ -162,6 +162,15 @@ func doFiles(args []string) (*FileInfo, error) {
 	return nil, fmt.Errorf("there is no request %q", request.Op)
 }
 
+func syncRoot(root int) error {
+	fd, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
 // located is what resolveLast found.
 type located struct {
 	info FileInfo

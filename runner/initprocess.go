@@ -44,6 +44,12 @@ type initConfig struct {
 
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
+
+	// Ownership is the filter that passes on changes of owners, where P1 keeps those that the one ID can't have.
+	Ownership *seccompFilter `json:"ownership,omitempty"`
+
+	// AptConfig is, with Ownership, a file to add to apt's configuration.
+	AptConfig string `json:"aptConfig,omitempty"`
 }
 
 // initProcess is P1's view of P2.
@@ -82,6 +88,11 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	attr, err := cfg.attributes()
 	if err != nil {
 		return err
+	}
+	if h.SetOwner != nil && h.MakeDevice != nil {
+		if err := cfg.compileOwnership(c, attr); err != nil {
+			return err
+		}
 	}
 	if p.config, err = memoryFile(cfg); err != nil {
 		return err

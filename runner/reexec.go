@@ -14,6 +14,8 @@ func RunIfInit() {
 	switch os.Args[0] {
 	case argvInit:
 		unix.Exit(runInit())
+	case argvOCIInit:
+		unix.Exit(runOCIInit(os.Args[1:]))
 	case argvNamespace:
 		unix.Exit(runNamespaceStage(os.Args[1:]))
 	case argvFiles:

@@ -55,6 +55,11 @@ func (r *rootfs) build() error {
 			return fmt.Errorf("mounting %s at %s: %w", describeMount(m), m.Destination, err)
 		}
 	}
+	if r.cfg.AptConfig != "" {
+		if err := r.mountAptConfig(); err != nil {
+			return fmt.Errorf("adding to apt's configuration: %w", err)
+		}
+	}
 	if spec.Process.Terminal && r.master == nil {
 		return errors.New("a terminal needs a mount of type devpts at /dev/pts")
 	}

@@ -335,23 +335,35 @@ func (s *State) sweep() {
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that
 // is cut short leaves nothing that looks like a container; such remains are swept by the next removal.
 func (c *Container) removeLocked() error {
-	if err := c.removeCgroups(); err != nil {
-		return fmt.Errorf("removing container %s: %w", c.Name, err)
+	gone, err := c.vanish()
+	if err != nil {
+		return err
 	}
-	name := c.Name
-	if fresh, err := c.state.load(c.ID); err == nil {
-		name = fresh.Name // it may have been renamed since we read it
-	}
-	c.state.releaseName(name, c.ID)
-	gone := c.Dir() + removingSuffix
-	if err := os.Rename(c.Dir(), gone); err != nil {
-		return fmt.Errorf("removing container %s: %w", c.Name, err)
-	}
-	c.note("destroy")
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// vanish is removeLocked without the deletion of what was the container's directory, whose path it returns.
+func (c *Container) vanish() (gone string, err error) {
+	if err := c.removeCgroups(); err != nil {
+		return "", fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
+	name := c.Name
+	var fresh struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if data, err := os.ReadFile(c.configPath()); err == nil && json.Unmarshal(data, &fresh) == nil && fresh.Annotations[AnnotationName] != "" {
+		name = fresh.Annotations[AnnotationName] // it may have been renamed since we read it
+	}
+	c.state.releaseName(name, c.ID)
+	gone = c.Dir() + removingSuffix
+	if err := os.Rename(c.Dir(), gone); err != nil {
+		return "", fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
+	c.note("destroy")
+	return gone, nil
 }
 
 // removingSuffix marks the directory of a container that is being removed.

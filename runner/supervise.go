@@ -5,14 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,17 +23,20 @@ type Hooks struct {
 	// MountRoot means that target is the root as it is.
 	//
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
-	// among them.
-	MountRoot func(target string) (unmount func() error, err error)
-
-	// Export, if not nil, writes what is in the mounted root, without what is mounted on it, as a tar.
-	Export func(w io.Writer) error
+	// among them. background says that the container runs in the background, perhaps for long.
+	MountRoot func(target string, background bool) (unmount func() error, err error)
 
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
 
 	// Network, if there is one, connects the container.
 	Network Network
+	// SetOwner and MakeDevice, if both are set, are called where the container's user namespace has one ID, for what the
+	// kernel can't do there but its user 0 may: to keep an owner other than that ID of a file in the root, and to make a
+	// device in one of its directories. Files are given by their inode numbers; an ID of ^0 stays as it is. The calls
+	// may come from several goroutines at once, while MountRoot's root is mounted.
+	SetOwner   func(file uint64, uid, gid uint32) error
+	MakeDevice func(dir uint64, name string, mode, rdev uint32) error
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -49,7 +49,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), keepStopped: make(chan struct{})}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -60,9 +60,12 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	if s.caller != nil {
 		m := end.message()
-		m.Lingers = h.Network != nil
+		m.Lingers = h.Network != nil || s.remains != ""
 		_ = s.caller.send(m)
-		return nil
+		end.err = nil
+	}
+	if s.remains != "" {
+		_ = os.RemoveAll(s.remains) // what is left is swept by the next removal
 	}
 	return end.err
 }
@@ -87,6 +90,8 @@ type supervisor struct {
 	status    *Status  // guarded by statusMu
 	streams   *streams // the command's, in the background; otherwise nil
 	control   *control // nil before it listens
+	settle    func()   // see postponeCollection
+	remains   string   // a directory to be deleted when the caller has heard of the end
 
 	// pauseMu guards the following, and is taken before mu and statusMu.
 	pauseMu  sync.Mutex
@@ -164,7 +169,8 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 		end.err = err
 	}
 	if s.container.AutoRemove() {
-		err := s.container.removeLocked()
+		var err error
+		s.remains, err = s.container.vanish()
 		if err == nil && s.hooks.Removed != nil {
 			err = s.hooks.Removed()
 		}
@@ -197,7 +203,7 @@ func (s *supervisor) runInit() (end outcome) {
 		return outcome{exitOurs, fmt.Errorf("making the mount namespace private: %w", err)}
 	}
 	if s.hooks.MountRoot != nil {
-		unmount, err := s.hooks.MountRoot(s.container.Rootfs())
+		unmount, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
 		if err != nil {
 			return outcome{startCode(err), fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)}
 		}
@@ -323,6 +329,8 @@ func (s *supervisor) wait(p *initProcess) outcome {
 			} else if len(fds) == 1 {
 				_ = s.caller.send(m, fds...)
 			}
+		case msgOwner, msgDevice:
+			go s.keepOwner(p.wire, m)
 		case msgStarted:
 			s.commandStarted(p, m.Paths)
 		case msgFailed:
@@ -362,6 +370,7 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.started, s.launched = true, true
 	dead := s.dead
 	s.mu.Unlock()
+	defer s.settle()
 	now := time.Now().UTC()
 	if s.mode == modeHold {
 		s.heldStarted(placeholders)
@@ -394,112 +403,6 @@ func (s *supervisor) heldStarted(placeholders []string) {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
 	_ = s.caller.send(message{Kind: msgStarted})
-}
-
-// followSignals passes on what comes from P0 and from outside, and ends the container when P0 or ctx do.
-func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
-	// A word on a standard error that nobody reads any more must not kill us: with someone listening, Go doesn't.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	go func() {
-		for sig := range signals {
-			_ = s.stopping(false)
-			s.signal(sig.(syscall.Signal))
-		}
-	}()
-	stopContext := context.AfterFunc(ctx, func() {
-		_ = s.stopping(false)
-		s.end()
-	})
-	if s.caller != nil {
-		go func() {
-			for {
-				m, fds, err := s.caller.recv()
-				if err != nil {
-					closeAll(fds)
-					s.callerGone()
-					return
-				}
-				switch m.Kind {
-				case msgDetach:
-					_ = s.caller.send(message{Kind: msgDetached, Error: errorText(s.detach(fds))})
-				case msgSignal:
-					s.signal(unix.Signal(m.Signal))
-				case msgReady:
-					s.ready()
-				}
-				closeAll(fds)
-			}
-		}()
-	}
-	return func() {
-		stopContext()
-		signal.Stop(signals)
-	}
-}
-
-// signal passes sig on to the command. One that asks to end and comes before the command runs calls the start off.
-func (s *supervisor) signal(sig unix.Signal) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.finished:
-	case s.started:
-		_ = s.init.wire.send(message{Kind: msgSignal, Signal: int(sig)})
-	case sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGQUIT || sig == unix.SIGKILL:
-		s.aborted = sig
-		if s.init != nil {
-			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-		}
-	}
-}
-
-// callerGone ends the container, unless it runs in the background.
-func (s *supervisor) callerGone() {
-	s.mu.Lock()
-	stays := s.mode == modeBackground && s.launched || s.detached
-	if s.mode == modeHold && s.init != nil && !s.finished {
-		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-	}
-	s.mu.Unlock()
-	if !stays {
-		s.end()
-	}
-}
-
-// ready tells the init that the terminal that it handed over is set up.
-func (s *supervisor) ready() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.init != nil && !s.finished {
-		_ = s.init.wire.send(message{Kind: msgReady})
-	}
-}
-
-// end asks the command to end, as a terminal that hangs up or a service manager does, and kills the container if it has
-// not after the grace.
-func (s *supervisor) end() {
-	sig := unix.SIGTERM
-	if s.container.Spec.Process.Terminal {
-		sig = unix.SIGHUP
-	}
-	s.signal(sig)
-	s.mu.Lock()
-	dead := s.dead
-	s.mu.Unlock()
-	go func() {
-		select {
-		case <-dead:
-		case <-time.After(orphanGrace):
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.init != nil && !s.finished {
-				_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-			}
-		}
-	}()
-	s.thawForEnd()
 }
 
 // startTime returns when a process started, in clock ticks after boot (proc_pid_stat(5), field 22).

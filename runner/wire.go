@@ -24,8 +24,11 @@ import (
 //	P1 → P2   signal
 //	          ready         the answer to console
 //	          connected     the container has its network: the command may start
+//	          owned         Owner.ID, Code: the answer to owner and device, an error number or 0
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
+//	          owner         Owner: a file of the root belongs to somebody whom the user namespace doesn't have
+//	          device        Owner: a device is to be made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
 //	          exited        Code: the command's end
 //
@@ -39,8 +42,6 @@ import (
 //	→ P1      update        Update
 //	→ P1      stopping      don't start it again
 //	P1 →      done          Error: the answer to each of these
-//	→ P1      export        + the stream of a tar
-//	P1 →      done          Error
 //	→ P1      files         Files + the stream of a tar
 //	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      attach        + input, output and error, the ends of sockets
@@ -64,7 +65,6 @@ const (
 	msgStopping  = "stopping"
 	msgAttach    = "attach"
 	msgResize    = "resize"
-	msgExport    = "export"
 	msgDetach    = "detach"
 	msgDetached  = "detached"
 	msgDone      = "done"
@@ -75,6 +75,9 @@ const (
 	msgStarted   = "started"
 	msgFailed    = "failed"
 	msgExited    = "exited"
+	msgOwner     = "owner"
+	msgDevice    = "device"
+	msgOwned     = "owned"
 )
 
 type message struct {
@@ -92,15 +95,21 @@ type message struct {
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`
+
+	Owner *ownerRequest `json:"owner,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
 const maxMessage = 64 << 10
 
+// maxDescriptors bounds those that come with a packet.
+const maxDescriptors = 64
+
 // wire is one end of such a pair. Any number of goroutines may send; one may receive.
 type wire struct {
 	fd   int
 	once sync.Once
+	buf  []byte // of the one who receives
 }
 
 // newWire returns our end, and the other one as a file to give to a child. Both are close-on-exec.
@@ -143,8 +152,11 @@ func (w *wire) send(m message, fds ...int) error {
 // caller's to close.
 func (w *wire) recv() (message, []int, error) {
 	var m message
-	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(4*4))
+	if w.buf == nil {
+		w.buf = make([]byte, maxMessage)
+	}
+	buf := w.buf
+	oob := make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	var n, oobn int
 	var err error
 	for {

@@ -88,10 +88,15 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			mountCommand(),
 			umountCommand(),
 			upgradeCommand(),
+			runtimeCommand(),
 			benchCommand(),
 			versionCommand(),
 			superviseCommand(),
+			serveRootCommand(),
 			sweepCommand(),
+			completionCommand(),
+			completeCommand(),
+			manCommand(),
 		},
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
@@ -118,7 +123,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	err = usageError("%w; see %s --help", err, where)
+	err = usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
 	if runsCommand(c.Command.Name) {
 		return asRunFailure(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"unionfs/overlayopts"
@@ -49,6 +50,10 @@ func runDropIn(args []string, stdout, stderr io.Writer) (code int, ok bool) {
 	name := filepath.Base(args[0])
 	if len(args) > 1 && args[1] == dropInServer {
 		return serveDropIn(args[2:], stderr), true
+	}
+	if name == runtimeName {
+		args = slices.Insert(slices.Clone(args), 1, "runtime")
+		return runApp(args, stdout, stderr), true
 	}
 	if !isDropIn(name, args[1:]) {
 		return 0, false

@@ -56,13 +56,7 @@ func holdMount(args []string, target string, report *os.File) error {
 			}
 			return report.Close()
 		},
-		Upgrades: func() (*holder.Listener, error) {
-			name, err := holderSocket(target)
-			if err != nil {
-				return nil, err
-			}
-			return holder.Listen(name)
-		},
+		Upgrades: func() (*holder.Listener, error) { return listenForUpgrades(target) },
 	})
 	if err == nil {
 		return nil
@@ -97,11 +91,21 @@ func holderSocket(target string) (string, error) {
 	return fmt.Sprintf("%s%d:%d", holderSockets, major, minor), nil
 }
 
+// listenForUpgrades takes requests for the mount on target.
+func listenForUpgrades(target string) (*holder.Listener, error) {
+	name, err := holderSocket(target)
+	if err != nil {
+		return nil, err
+	}
+	return holder.Listen(name)
+}
+
 // serving is a union that is to be served: for the first time, or after another server. Its link is nil for one in the
 // foreground, which nobody replaces.
 type serving struct {
-	link *holder.Link
-	kept keptData
+	link    *holder.Link
+	kept    keptData
+	streams bool // they are not the ones of whoever waits for the mount
 }
 
 // newServing learns what there is to go on from.
@@ -136,10 +140,11 @@ func (s *serving) newUnion(o cow.Options) (*cow.Union, error) {
 
 // mount mounts the union, or goes on with the mount of an earlier server.
 func (s *serving) mount(u *cow.Union, target string, o fs.Options) (*fs.Server, error) {
-	switch {
-	case s.link == nil:
+	if s.link == nil {
 		return fs.Mount(u, target, o)
-	case s.resumes():
+	}
+	o.Notify = s.link.Write
+	if s.resumes() {
 		files := s.link.Kept().Files
 		o.Journal = files[keptJournal]
 		return fs.Resume(u, target, &fs.Session{Device: files[keptDevice], Settings: s.kept.Settings}, o)
@@ -183,8 +188,10 @@ func (s *serving) ready(u *cow.Union) error {
 	if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
 		return err
 	}
-	if err := detachStreams(); err != nil {
-		return err
+	if !s.streams {
+		if err := detachStreams(); err != nil {
+			return err
+		}
 	}
 	// It was started as /proc/self/fd/N. ps and pgrep have nothing better if this fails.
 	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)

@@ -46,14 +46,14 @@ func printRows[R row](c *cli.Context, header []string, rows []R) error {
 		}
 		return nil
 	case "table":
-		table := tabwriter.NewWriter(c.App.Writer, 0, 0, 3, ' ', 0)
+		var cells [][]string
 		if header != nil {
-			writeLine(table, header)
+			cells = append(cells, header)
 		}
 		for _, r := range rows {
-			writeLine(table, r.columns())
+			cells = append(cells, r.columns())
 		}
-		return table.Flush()
+		return writeTable(c.App.Writer, cells, terminalWidth(c.App.Writer))
 	default:
 		if !strings.Contains(format, "{{") {
 			return usageError("unknown format %q; known are table, json and Go templates", format)
@@ -104,10 +104,6 @@ func confirm(c *cli.Context, question string) error {
 		return errors.New("nothing was removed; answer y, or give -f")
 	}
 	return nil
-}
-
-func writeLine(w io.Writer, columns []string) {
-	fmt.Fprintln(w, strings.Join(columns, "\t"))
 }
 
 // shortID cuts a digest or an ID to the twelve digits that people compare.
