@@ -468,6 +468,9 @@ const (
 // TestContainerOutlivesItsServer kills the server of a container's root, and the container goes on.
 func TestContainerOutlivesItsServer(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
+		if c.uid != 0 && !c.subordinates {
+			return // the supervisor serves the root itself: it records owners in it
+		}
 		importBusybox(t, c)
 		c.must(t, "run", "-d", "--name", "lasting", "bb:1", "sh", "-c",
 			"exec 3>/gone; rm /gone; i=0; while i=$((i+1)); do echo $i >> /count || exit 1; echo $i >&3 || exit 1; ls / >/dev/null || exit 1; done")

@@ -31,6 +31,9 @@ type StartOptions struct {
 	// Supervisor are the arguments with which the own program calls [Supervise] for this container. Paths in them
 	// must be absolute.
 	Supervisor []string
+
+	// Join, for an ordinary user, is where the supervisor goes instead of into namespaces of its own.
+	Join *Join
 }
 
 // Start starts a created or exited container in the background, and returns when its command runs. The container has
@@ -54,7 +57,7 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (int, error) {
 	cmd := supervisorCommand(o.Supervisor, theirs, modeBackground)
 	cmd.Dir = "/"
 	cmd.Stderr = stderr
-	if err := startInNamespace(cmd); err != nil {
+	if err := startSupervisor(cmd, o.Join); err != nil {
 		return exitOurs, fmt.Errorf("starting the container's supervisor: %w", err)
 	}
 	theirs.Close()

@@ -27,6 +27,9 @@ type RunOptions struct {
 	// if Stdin is a terminal it is in raw mode meanwhile. Without, the command gets the descriptors themselves.
 	Stdin, Stdout, Stderr *os.File
 
+	// Join, for an ordinary user, is where the supervisor goes instead of into namespaces of its own.
+	Join *Join
+
 	// Interactive passes Stdin on. Without it the command reads an empty input.
 	Interactive bool
 
@@ -156,7 +159,7 @@ func (r *run) start() (*exec.Cmd, error) {
 		cmd.Stdout = r.options.Stdout
 	}
 	cmd.Stderr = r.options.Stderr
-	if err := startInNamespace(cmd); err != nil {
+	if err := startSupervisor(cmd, r.options.Join); err != nil {
 		return nil, fmt.Errorf("starting the container's supervisor: %w", err)
 	}
 	return cmd, nil

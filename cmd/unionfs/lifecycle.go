@@ -70,7 +70,12 @@ func supervisorArguments(root string, container *runner.Container) []string {
 
 // startInBackground starts a container, and returns the exit code of the command that did not start as an error.
 func startInBackground(c *cli.Context, root string, container *runner.Container) error {
-	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container)})
+	join, release, err := joinOf(root, container)
+	if err != nil {
+		return &exitError{exitRunFailed, err}
+	}
+	defer release()
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container), Join: join})
 	if err != nil {
 		return &exitError{code, err}
 	}
@@ -209,7 +214,13 @@ func runInFront(c *cli.Context, root string, container *runner.Container, intera
 	if err != nil {
 		return usageError("--detach-keys: %w", err)
 	}
+	join, release, err := joinOf(root, container)
+	if err != nil {
+		return &exitError{exitRunFailed, err}
+	}
+	defer release()
 	code, err := container.Run(c.Context, runner.RunOptions{
+		Join:        join,
 		Supervisor:  supervisorArguments(root, container),
 		Interactive: interactive,
 		DetachKeys:  keys,

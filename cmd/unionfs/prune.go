@@ -18,12 +18,6 @@ func containerCommand() *cli.Command {
 Example:
    unionfs container prune`,
 		Subcommands: []*cli.Command{containerPruneCommand()},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("unknown command \"container %s\"; see unionfs container --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 	}
 }
 

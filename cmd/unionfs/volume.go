@@ -16,7 +16,7 @@ import (
 )
 
 func volumeCommand() *cli.Command {
-	command := &cli.Command{
+	return &cli.Command{
 		Name:  "volume",
 		Usage: "named volumes: create, ls, inspect, rm, prune, export, import",
 		Description: `Volumes keep data apart from containers: a directory of the host, without any file system between. They are made by
@@ -29,14 +29,7 @@ Example:
 			volumeCreateCommand(), volumeLsCommand(), volumeInspectCommand(), volumeRmCommand(), volumePruneCommand(),
 			volumeExportCommand(), volumeImportCommand(),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("unknown command \"volume %s\"; see unionfs volume --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 	}
-	return command
 }
 
 // openVolumes returns the store of volumes, and where the state is.
