@@ -157,15 +157,15 @@ func (u *Union) Forget(n *Node, count uint64) {
 			s.mu.Unlock()
 			return
 		}
+		if n.parked && u.former != nil {
+			u.former.keep(n) // before anybody can make another node of it
+		}
 		if s.nodes[n.id] == n {
 			delete(s.nodes, n.id)
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
-		switch {
-		case n.parked && u.former != nil:
-			u.former.keep(n)
-		case n.parked:
+		if n.parked && u.former == nil {
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
 				u.dropPartial(n.part)

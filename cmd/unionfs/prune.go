@@ -32,7 +32,7 @@ Example:
    unionfs container prune --filter label=job -f`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "don't ask"},
-			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor"},
+			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor, health, volume"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 0, 0, "no arguments"); err != nil {
