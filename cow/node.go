@@ -26,6 +26,7 @@ type Node struct {
 	links   []link     // known names. A directory has at most one, which only Rename changes, holding Union.tree
 	inUpper bool       // the upper branch has it: at a link marked upper, or parked, or in the index of hard links
 	indexed bool       // the upper branch has it under its ID in work/index
+	claimed bool       // somebody gave it the union's own owner, on purpose; see recorded.go
 	parked  bool       // its last known name was removed, and it is kept under its ID in work/parked until it is forgotten
 	removed bool       // the union has no name for it any more
 	fewer   uint32     // how many lower names were removed while the file was not in the upper branch
@@ -80,6 +81,9 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 		if n == nil {
 			n = fill(id)
 			n.refs = 1
+			if u.former != nil && !n.parked {
+				n.parked = u.former.take(id)
+			}
 			s.nodes[id] = n
 			s.mu.Unlock()
 			u.ref(parent)
@@ -117,7 +121,10 @@ func (u *Union) Forget(n *Node, count uint64) {
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
-		if n.parked {
+		switch {
+		case n.parked && u.former != nil:
+			u.former.keep(n)
+		case n.parked:
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
 				u.dropPartial(n.part)

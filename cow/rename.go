@@ -219,7 +219,10 @@ func (u *Union) replace(m *move) error {
 		return err
 	}
 	byFile := m.newFound.whiteout != nil && m.newFound.whiteout.byFile
-	var err error
+	err := u.inheritOwner(m)
+	if err != nil {
+		return err
+	}
 	switch {
 	case t != nil && t.isDir() && m.newFound.upper != nil:
 		err = u.replaceDirectory(m)

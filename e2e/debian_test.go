@@ -19,7 +19,7 @@ import (
 )
 
 // work is what is done in a container of the Debian image: look at the packages, run Python, compile and run C, install
-// a local package, and change, replace, rename and delete things of each kind. $1 is options for apt-get.
+// a local package, and change, replace, rename and delete things of each kind.
 const work = `set -eu
 dpkg -l | grep -c '^ii'
 python3 -c 'import sys; print("python", sum(range(10)), sys.version_info[0])'
@@ -29,7 +29,7 @@ int main(void) { printf("the answer is %d\n", 6 * 7); return 0; }
 END
 gcc -O2 -o /usr/local/bin/answer /root/answer.c
 answer
-apt-get install -y -qq $1 /deb/greeter.deb >/root/apt.log 2>&1 || { cat /root/apt.log; exit 1; }
+apt-get install -y -qq /deb/greeter.deb >/root/apt.log 2>&1 || { cat /root/apt.log; exit 1; }
 greeter
 dpkg -s greeter | grep ^Status
 rm -rf /usr/share/doc/gcc-12-base /usr/share/bug
@@ -71,18 +71,12 @@ func TestDebian(t *testing.T) {
 		if out, err := exec.Command("install", "-D", "-m", "0644", deb, filepath.Join(debs, "greeter.deb")).CombinedOutput(); err != nil {
 			t.Fatalf("install: %v\n%s", err, out)
 		}
-		aptOptions := ""
-		if c.uid != 0 && !c.subordinates {
-			// apt drops its rights to user _apt, who doesn't exist where only one ID does.
-			aptOptions = "-o APT::Sandbox::User=root"
-		}
-
 		c.must(t, "pull", ref)
 		if c.uid == 0 {
 			t.Run("the image is the root", func(t *testing.T) { compareImage(t, c, ref, plain) })
 		}
 		before := sums(t, c.root)
-		out := c.must(t, "run", "--name", "work", "-v", debs+":/deb:ro", ref, "sh", "-c", work, "sh", aptOptions)
+		out := c.must(t, "run", "--name", "work", "-v", debs+":/deb:ro", ref, "sh", "-c", work)
 		for _, want := range []string{"python 45 3\n", "the answer is 42\n", "Hello from greeter\n", "Status: install ok installed\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("the output lacks %q:\n%s", want, out)
@@ -107,7 +101,13 @@ func TestDebian(t *testing.T) {
 			}
 			return id
 		}
-		if want := naiveDiff(t, plain, walkShifted(t, merged, shift)); !slices.Equal(got, want) {
+		want := naiveDiff(t, plain, walkShifted(t, merged, shift))
+		if c.uid != 0 && !c.subordinates {
+			// A mount point that the runner made, and the directories that it changed by that.
+			const apt = "/etc/apt/apt.conf.d/zz-unionfs"
+			want = slices.DeleteFunc(want, func(line string) bool { return strings.HasPrefix(apt, line[2:]) && line != "C /etc" })
+		}
+		if !slices.Equal(got, want) {
 			t.Errorf("unionfs diff differs from the naive comparison:\n%s", lineDiff(want, got))
 		}
 		if err := unix.Unmount(merged, 0); err != nil {
@@ -124,6 +124,12 @@ func TestDebian(t *testing.T) {
 // compareImage mounts the image and compares every file with the unpacked root.
 func compareImage(t *testing.T, c *caller, ref string, plain map[string]file) {
 	t.Helper()
+	compareTrees(t, walkImage(t, c, ref), plain)
+}
+
+// walkImage mounts the image and reads everything in it.
+func walkImage(t *testing.T, c *caller, ref string) map[string]file {
+	t.Helper()
 	merged := filepath.Join(c.home, "image")
 	if err := os.Mkdir(merged, 0o755); err != nil {
 		t.Fatal(err)
@@ -137,6 +143,12 @@ func compareImage(t *testing.T, c *caller, ref string, plain map[string]file) {
 	if out, err := exec.Command(shared.unionfs, "umount", merged).CombinedOutput(); err != nil {
 		t.Errorf("umount: %v\n%s", err, out)
 	}
+	return mounted
+}
+
+// compareTrees compares every file of two trees.
+func compareTrees(t *testing.T, mounted, plain map[string]file) {
+	t.Helper()
 	wrong := 0
 	for _, name := range slices.Sorted(maps.Keys(plain)) {
 		if got, ok := mounted[name]; !ok {
@@ -251,6 +263,13 @@ func walkShifted(t *testing.T, root string, shift func(id uint32) uint32) map[st
 			return err
 		}
 		f.xattrs = xattrs(path)
+		// What the host can't have as owner is recorded.
+		var recorded [64]byte
+		if n, err := unix.Lgetxattr(path, recordXattr, recorded[:]); err == nil {
+			if _, err := fmt.Sscanf(string(recorded[:n]), "%d:%d:", &f.uid, &f.gid); err != nil {
+				return fmt.Errorf("%s: %q: %w", path, recorded[:n], err)
+			}
+		}
 		all[strings.TrimPrefix(path, root)] = f
 		return nil
 	})
@@ -259,6 +278,8 @@ func walkShifted(t *testing.T, root string, shift func(id uint32) uint32) map[st
 	}
 	return all
 }
+
+const recordXattr = "user.containers.override_stat"
 
 func sum(path string) (string, error) {
 	f, err := os.Open(path)
@@ -285,7 +306,7 @@ func xattrs(path string) string {
 	var all strings.Builder
 	for _, name := range names {
 		// The union's own marks are no part of what it shows.
-		if strings.HasPrefix(name, "user.overlay.") || strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.unionfs.") {
+		if strings.HasPrefix(name, "user.overlay.") || strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.unionfs.") || name == recordXattr {
 			continue
 		}
 		var value [4096]byte

@@ -8,7 +8,7 @@ import (
 )
 
 func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
@@ -32,7 +32,7 @@ func (h *handler) fillAttrOut(a *cow.Attr, out *fuse.AttrOut) {
 }
 
 func (h *handler) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"encoding/binary"
 	"math"
 	"sync"
 
@@ -21,7 +22,7 @@ const (
 )
 
 func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return nil, stale
 	}
@@ -109,7 +110,7 @@ func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
 func (r *dataResult) Done() { r.f.Release() }
 
 func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
 	}
@@ -134,7 +135,7 @@ func (h *handler) Writev(c <-chan struct{}, in *fuse.WriteIn, data [][]byte) (ui
 }
 
 func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
@@ -145,7 +146,7 @@ func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 }
 
 func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	src, dst := h.u.Node(in.NodeId), h.u.Node(in.NodeIdOut)
+	src, dst := h.node(in.NodeId), h.node(in.NodeIdOut)
 	if src == nil || dst == nil {
 		return 0, stale
 	}
@@ -174,14 +175,14 @@ func (h *handler) killPrivOf(in *fuse.InHeader, n *cow.Node) error {
 }
 
 func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
 	if h.writeback {
 		// The kernel asks about holes without writing back first what it has collected (fs/fuse/file.c,
 		// fuse_lseek): the data would be reported as a hole, and cp(1) would leave it out.
-		h.server.InodeNotify(in.NodeId, int64(in.Offset), 0)
+		h.writeBack(in.NodeId, int64(in.Offset))
 	}
 	off, err := h.u.SeekData(n, int64(in.Offset), int(in.Whence))
 	if err != nil {
@@ -189,6 +190,23 @@ func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 	}
 	out.Offset = uint64(off)
 	return fuse.OK
+}
+
+// writeBack has the kernel write back what it has collected of a file from an offset on.
+func (h *handler) writeBack(node uint64, off int64) {
+	if h.notify != nil {
+		const invalInode = 2      // FUSE_NOTIFY_INVAL_INODE of include/uapi/linux/fuse.h
+		b := make([]byte, 16, 40) // struct fuse_out_header, and after it struct fuse_notify_inval_inode_out
+		binary.NativeEndian.PutUint32(b[0:], 40)
+		binary.NativeEndian.PutUint32(b[4:], invalInode)
+		b = binary.NativeEndian.AppendUint64(b, node)
+		b = binary.NativeEndian.AppendUint64(b, uint64(off))
+		b = binary.NativeEndian.AppendUint64(b, 0) // to the end
+		if h.notify(b) == nil {
+			return
+		}
+	}
+	h.server.InodeNotify(node, off, 0)
 }
 
 func (h *handler) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
@@ -199,7 +217,7 @@ func (h *handler) fsync(in *fuse.FsyncIn) fuse.Status {
 	// FUSE_FSYNC_FDATASYNC in include/uapi/linux/fuse.h.
 	const dataOnly = 1 << 0
 
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}

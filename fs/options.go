@@ -59,6 +59,14 @@ type Options struct {
 	// Logger gets what no caller of a system call can be told. Default: nothing is logged.
 	Logger *slog.Logger
 
+	// Journal is where the server notes what another one must know if this one is killed: a file that [NewJournal] made.
+	// With none, a request that was carried out but not answered may be carried out twice.
+	Journal *os.File
+
+	// Notify, if not nil, writes to the FUSE descriptor from another process. A thread that waits there for the kernel to write
+	// back waits for this server, and if it is one of this server's a kill of that has no end.
+	Notify func([]byte) error
+
 	// Device is a FUSE descriptor that is mounted on the target already and whose INIT is unanswered, as
 	// mount.fuse3's drop_privileges and a privileged parent pass it. Mount then mounts nothing, and takes the
 	// descriptor over.

@@ -14,7 +14,7 @@ import (
 func (r *rootfs) mountCgroup(m specs.Mount, o mountOptions) error {
 	var fs unix.Statfs_t
 	unified := unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
-	if !hasNewNamespace(r.cfg.Spec, specs.CgroupNamespace) {
+	if !separateNamespace(r.cfg.Spec, specs.CgroupNamespace) {
 		mnt, err := cloneTree(unix.AT_FDCWD, "/sys/fs/cgroup", true)
 		if err == nil {
 			defer unix.Close(mnt)

@@ -132,6 +132,11 @@ func (p *containerInit) restrict(masks capabilityMasks) (int, error) {
 			return 0, fmt.Errorf("setting no_new_privs: %w", err)
 		}
 	}
+	if p.owners != nil {
+		if err := p.owners.watch(p.cfg.Ownership); err != nil {
+			return 0, fmt.Errorf("keeping the owners of files: %w", err)
+		}
+	}
 	if p.cfg.Seccomp != nil {
 		return 0, p.cfg.Seccomp.install()
 	}

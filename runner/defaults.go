@@ -77,6 +77,12 @@ func hasNewNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType) bool {
 	})
 }
 
+// separateNamespace reports whether the container has a namespace of the kind that is not this process's: a new one, or an
+// existing one that it joins.
+func separateNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
+}
+
 // checkSpec refuses, before anything is made, what this runner can't do.
 func checkSpec(spec *specs.Spec) error {
 	switch {

@@ -52,7 +52,7 @@ func checkSysctl(spec *specs.Spec, key string) error {
 	default:
 		return fmt.Errorf("kernel parameter %s is the whole host's, not a container's", key)
 	}
-	if !hasNewNamespace(spec, kind) {
+	if !separateNamespace(spec, kind) {
 		return fmt.Errorf("kernel parameter %s: the container shares the host's %s namespace", key, kind)
 	}
 	return nil

@@ -27,6 +27,7 @@ type containerInit struct {
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
 	others  *otherCommands
+	owners  *ownerKeeper // nil if there is nothing to keep
 }
 
 // runInit is the whole life of P2; it returns its exit code, which P1 uses only if P2 could not send its own word.
@@ -37,6 +38,7 @@ func runInit() int {
 		return exitOurs
 	}
 	setCommandName("unionfs-init")
+	settle := postponeCollection()
 	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), network: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
@@ -45,6 +47,7 @@ func runInit() int {
 		_ = p.wire.send(message{Kind: msgFailed, Code: startCode(err), Error: err.Error()})
 		return startCode(err)
 	}
+	settle()
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	return code
@@ -60,6 +63,10 @@ func (p *containerInit) followSupervisor() {
 		}
 		if m.Kind == msgExec {
 			go p.exec(m, fds)
+			continue
+		}
+		if m.Kind == msgOwned && m.Owner != nil {
+			p.owners.owned(m.Owner.ID, unix.Errno(m.Code))
 			continue
 		}
 		closeAll(fds)
@@ -98,11 +105,22 @@ func (p *containerInit) setUp() (int, error) {
 	if err := r.build(); err != nil {
 		return 0, err
 	}
+	if p.cfg.Ownership != nil {
+		if p.owners, err = newOwnerKeeper(r, p.wire); err != nil {
+			return 0, fmt.Errorf("keeping the owners of files: %w", err)
+		}
+	}
 	if err := changeRoot(r.root); err != nil {
 		return 0, fmt.Errorf("changing the root: %w", err)
 	}
 	if err := p.setUpNames(); err != nil {
 		return 0, err
+	}
+	if p.cfg.Hold {
+		if err := p.wire.send(message{Kind: msgStarted, Paths: r.made}); err != nil {
+			return 0, err
+		}
+		select {} // until the supervisor goes
 	}
 	if hasNewNamespace(p.cfg.Spec, specs.NetworkNamespace) {
 		if err := raiseLoopback(); err != nil {

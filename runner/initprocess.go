@@ -39,8 +39,17 @@ type initConfig struct {
 	// AwaitNetwork says that the command starts only after msgConnected.
 	AwaitNetwork bool `json:"awaitNetwork,omitempty"`
 
+	// Hold says that no command is to be started.
+	Hold bool `json:"hold,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
+
+	// Ownership is the filter that passes on changes of owners, where P1 keeps those that the one ID can't have.
+	Ownership *seccompFilter `json:"ownership,omitempty"`
+
+	// AptConfig is, with Ownership, a file to add to apt's configuration.
+	AptConfig string `json:"aptConfig,omitempty"`
 }
 
 // initProcess is P1's view of P2.
@@ -53,16 +62,16 @@ type initProcess struct {
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container, h Hooks) (*initProcess, error) {
+func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
 	p := &initProcess{}
-	if err := p.prepare(c, h); err != nil {
+	if err := p.prepare(c, h, hold); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
+func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
@@ -70,12 +79,20 @@ func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
 		return err
 	}
 	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
+	if hold {
+		cfg.holdOnly()
+	}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}
 	attr, err := cfg.attributes()
 	if err != nil {
 		return err
+	}
+	if h.SetOwner != nil && h.MakeDevice != nil {
+		if err := cfg.compileOwnership(c, attr); err != nil {
+			return err
+		}
 	}
 	if p.config, err = memoryFile(cfg); err != nil {
 		return err
@@ -96,6 +113,16 @@ func (p *initProcess) prepare(c *Container, h Hooks) (err error) {
 		SysProcAttr: attr,
 	}
 	return nil
+}
+
+// holdOnly leaves out all that is for the command.
+func (cfg *initConfig) holdOnly() {
+	spec := *cfg.Spec
+	process, linux := *spec.Process, *spec.Linux
+	process.Terminal = false
+	linux.Seccomp, linux.Sysctl, linux.Resources = nil, nil, nil
+	spec.Process, spec.Linux = &process, &linux
+	cfg.Spec, cfg.Hold = &spec, true
 }
 
 // attributes chooses P2's namespaces and the maps of its user namespace.

@@ -25,8 +25,10 @@ import (
 //	runner.test test-other   ROOT ID OPTIONS  run another command in a container
 //	runner.test test-stop    ROOT ID GRACE    stop a container
 //	runner.test test-wait    ROOT ID          wait for a container, exit with its code
+//	runner.test test-pause   ROOT ID          pause a container; test-unpause likewise
 //	runner.test test-remove  ROOT ID          remove a container
 //	runner.test test-probe   NAME…            try system calls, and print what each answered
+//	runner.test test-owners                   change owners and make devices in /tmp, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
 //	runner.test test-exec    COMMAND…         execute a command
 //	runner.test test-supervise ROOT ID DIR    supervise it, on the root directory DIR
@@ -58,6 +60,9 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-stop":      stopContainer,
 		"test-wait":      waitContainer,
 		"test-probe":     runProbes,
+		"test-pause":     func(args []string) (int, error) { return onContainer(args, (*Container).Pause) },
+		"test-unpause":   func(args []string) (int, error) { return onContainer(args, (*Container).Unpause) },
+		"test-owners":    changeOwners,
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},
@@ -119,6 +124,18 @@ func lookUp(args []string) (*Container, error) {
 	return st.Get(args[1])
 }
 
+// onContainer does something to the container that args name.
+func onContainer(args []string, do func(*Container) error) (int, error) {
+	c, err := lookUp(args)
+	if err == nil {
+		err = do(c)
+	}
+	if err != nil {
+		return exitOurs, err
+	}
+	return 0, nil
+}
+
 func startAgain(args []string) (int, error) {
 	c, err := lookUp(args)
 	if err != nil {
@@ -172,12 +189,18 @@ func superviseOn(args []string) (int, error) {
 		return exitOurs, err
 	}
 	dir := args[2]
-	return 0, Supervise(context.Background(), c, Hooks{MountRoot: func(target string) (func() error, error) {
+	hooks := Hooks{MountRoot: func(target string, _ bool) (func() error, error) {
 		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
 			return nil, err
 		}
 		return func() error { return unix.Unmount(target, 0) }, nil
-	}})
+	}}
+	if c.Spec.Annotations[ownersAnnotation] != "" {
+		if err := keepOwnersInLog(c, &hooks); err != nil {
+			return exitOurs, err
+		}
+	}
+	return 0, Supervise(context.Background(), c, hooks)
 }
 
 func removeContainer(args []string) (int, error) {

@@ -24,10 +24,9 @@ type mountOptions struct {
 	data        []string // for the file system itself: KEY or KEY=VALUE
 }
 
-// parseMountOptions sorts options as mount(8) and the OCI runtime specification name them. An option that it doesn't
-// know is the file system's.
-func parseMountOptions(options []string) mountOptions {
-	attributes := map[string]struct{ set, clear uint64 }{
+// mountAttributes are the options that say what may be done with a mount.
+func mountAttributes() map[string]struct{ set, clear uint64 } {
+	return map[string]struct{ set, clear uint64 }{
 		"ro": {set: unix.MOUNT_ATTR_RDONLY}, "rw": {clear: unix.MOUNT_ATTR_RDONLY},
 		"nosuid": {set: unix.MOUNT_ATTR_NOSUID}, "suid": {clear: unix.MOUNT_ATTR_NOSUID},
 		"nodev": {set: unix.MOUNT_ATTR_NODEV}, "dev": {clear: unix.MOUNT_ATTR_NODEV},
@@ -38,9 +37,19 @@ func parseMountOptions(options []string) mountOptions {
 		"noatime":     {set: unix.MOUNT_ATTR_NOATIME, clear: unix.MOUNT_ATTR__ATIME},
 		"strictatime": {set: unix.MOUNT_ATTR_STRICTATIME, clear: unix.MOUNT_ATTR__ATIME},
 	}
-	propagation := map[string]uint64{
+}
+
+// mountPropagation are the options that say who sees mounts that are made below a mount.
+func mountPropagation() map[string]uint64 {
+	return map[string]uint64{
 		"private": unix.MS_PRIVATE, "slave": unix.MS_SLAVE, "shared": unix.MS_SHARED, "unbindable": unix.MS_UNBINDABLE,
 	}
+}
+
+// parseMountOptions sorts options as mount(8) and the OCI runtime specification name them. An option that it doesn't
+// know is the file system's.
+func parseMountOptions(options []string) mountOptions {
+	attributes, propagation := mountAttributes(), mountPropagation()
 	var o mountOptions
 	for _, opt := range options {
 		// rro, rnosuid, …: as the plain ones, which here hold for the whole of a bind anyway.

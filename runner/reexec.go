@@ -17,8 +17,12 @@ func RunIfInit() {
 	switch os.Args[0] {
 	case argvInit:
 		unix.Exit(runInit())
+	case argvOCIInit:
+		unix.Exit(runOCIInit(os.Args[1:]))
 	case argvNamespace:
 		unix.Exit(runNamespaceStage(os.Args[1:]))
+	case argvFiles:
+		unix.Exit(runFiles(os.Args[1:]))
 	case argvUser:
 		unix.Exit(runUserLookup(os.Args[1:]))
 	}

@@ -55,6 +55,11 @@ func (r *rootfs) build() error {
 			return fmt.Errorf("mounting %s at %s: %w", describeMount(m), m.Destination, err)
 		}
 	}
+	if r.cfg.AptConfig != "" {
+		if err := r.mountAptConfig(); err != nil {
+			return fmt.Errorf("adding to apt's configuration: %w", err)
+		}
+	}
 	if spec.Process.Terminal && r.master == nil {
 		return errors.New("a terminal needs a mount of type devpts at /dev/pts")
 	}
@@ -220,6 +225,11 @@ func (r *rootfs) bind(m specs.Mount, o mountOptions) error {
 		return fmt.Errorf("opening the source: %w", err)
 	}
 	defer unix.Close(mnt)
+	if wantsOwnership(m.Options) {
+		if err := r.takeOwnership(mnt); err != nil {
+			return fmt.Errorf("giving it to the container's user: %w", err)
+		}
+	}
 	kind := st.Mode & unix.S_IFMT
 	// There is no device cgroup to stop a device node in a volume.
 	if !o.dev && kind != unix.S_IFCHR && kind != unix.S_IFBLK {

@@ -42,6 +42,7 @@ type RunOptions struct {
 // process, the container does not outlive it.
 func (c *Container) Run(ctx context.Context, o RunOptions) (int, error) {
 	o.fill()
+	postponeCollection()() // it will wait, mostly
 	r := &run{container: c, options: o, terminal: c.Spec.Process.Terminal}
 	code, err := r.run(ctx)
 	if err != nil && code == 0 {

@@ -81,6 +81,17 @@ func (f *seccompFilter) install() error {
 	return fmt.Errorf("installing the seccomp filter: %w", errno)
 }
 
+// listen is install with a descriptor that tells of the calls which the filter passes on.
+func (f *seccompFilter) listen(flags uintptr) (fd int, err error) {
+	program := unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
+	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
+	runtime.KeepAlive(f)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(r), nil
+}
+
 // seccompFlags translates the flags of a profile. TSYNC is about threads of which the command has none.
 func seccompFlags(flags []specs.LinuxSeccompFlag) (uint, error) {
 	var out uint

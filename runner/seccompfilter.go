@@ -41,20 +41,29 @@ func compileSeccomp(profile *specs.LinuxSeccomp, goarch string) (*seccompFilter,
 	if !ok {
 		return nil, fmt.Errorf("there are no seccomp filters for the architecture %s yet; \"--security-opt seccomp=unconfined\" does without", goarch)
 	}
+	program, err := rules.assemble(machines, profile.Architectures)
+	if err != nil {
+		return nil, err
+	}
+	return &seccompFilter{Flags: flags, Program: program}, nil
+}
+
+// assemble makes the program for those kinds of system calls that are listed, and the machine's own.
+func (r *seccompRules) assemble(machines []seccompMachine, listed []specs.Arch) ([]unix.SockFilter, error) {
 	var program []unix.SockFilter
 	program = append(program, loadWord(seccompArch))
 	for _, m := range machines {
-		if m.name != machines[0].name && !slices.Contains(profile.Architectures, m.name) {
+		if m.name != machines[0].name && !slices.Contains(listed, m.name) {
 			continue
 		}
 		if m.name == specs.ArchX32 {
 			continue // it is told from x86-64 by the number only
 		}
-		body := rules.forMachine(m)
+		body := r.forMachine(m)
 		if m.name == specs.ArchX86_64 {
 			x32 := []unix.SockFilter{answerBy(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))}
-			if i := slices.IndexFunc(machines, func(o seccompMachine) bool { return o.name == specs.ArchX32 }); slices.Contains(profile.Architectures, specs.ArchX32) {
-				x32 = rules.forMachine(machines[i])
+			if i := slices.IndexFunc(machines, func(o seccompMachine) bool { return o.name == specs.ArchX32 }); slices.Contains(listed, specs.ArchX32) {
+				x32 = r.forMachine(machines[i])
 			}
 			body = branch(x32Bit, body, x32)
 		}
@@ -68,7 +77,7 @@ func compileSeccomp(profile *specs.LinuxSeccomp, goarch string) (*seccompFilter,
 	if len(program) > unix.BPF_MAXINSNS {
 		return nil, fmt.Errorf("it needs %d instructions; the kernel takes %d", len(program), unix.BPF_MAXINSNS)
 	}
-	return &seccompFilter{Flags: flags, Program: program}, nil
+	return program, nil
 }
 
 // The instructions that filters are made of (the kernel's networking/filter.rst).

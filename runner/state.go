@@ -50,6 +50,12 @@ func (s *State) Root() string { return s.root }
 func (s *State) containersDir() string { return filepath.Join(s.root, "containers") }
 func (s *State) namesDir() string      { return filepath.Join(s.root, "names") }
 
+// NewID makes up the ID of a new container.
+func NewID() string { return randomID() }
+
+// ContainerDir is the directory of the container with the ID, which need not be there yet.
+func (s *State) ContainerDir(id string) string { return filepath.Join(s.containersDir(), id) }
+
 // CreateOptions is what a new container is besides its OCI specification.
 type CreateOptions struct {
 	// ID is 64 hexadecimal digits; random if empty.
@@ -113,6 +119,7 @@ func (s *State) Create(spec *specs.Spec, o CreateOptions) (*Container, error) {
 		_ = os.RemoveAll(c.Dir())
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
+	c.note("create")
 	return c, nil
 }
 
@@ -328,22 +335,35 @@ func (s *State) sweep() {
 // removeLocked deletes the container; the caller holds its lock. The directory is first renamed, so that a removal that
 // is cut short leaves nothing that looks like a container; such remains are swept by the next removal.
 func (c *Container) removeLocked() error {
-	if err := c.removeCgroups(); err != nil {
-		return fmt.Errorf("removing container %s: %w", c.Name, err)
-	}
-	name := c.Name
-	if fresh, err := c.state.load(c.ID); err == nil {
-		name = fresh.Name // it may have been renamed since we read it
-	}
-	c.state.releaseName(name, c.ID)
-	gone := c.Dir() + removingSuffix
-	if err := os.Rename(c.Dir(), gone); err != nil {
-		return fmt.Errorf("removing container %s: %w", c.Name, err)
+	gone, err := c.vanish()
+	if err != nil {
+		return err
 	}
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// vanish is removeLocked without the deletion of what was the container's directory, whose path it returns.
+func (c *Container) vanish() (gone string, err error) {
+	if err := c.removeCgroups(); err != nil {
+		return "", fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
+	name := c.Name
+	var fresh struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if data, err := os.ReadFile(c.configPath()); err == nil && json.Unmarshal(data, &fresh) == nil && fresh.Annotations[AnnotationName] != "" {
+		name = fresh.Annotations[AnnotationName] // it may have been renamed since we read it
+	}
+	c.state.releaseName(name, c.ID)
+	gone = c.Dir() + removingSuffix
+	if err := os.Rename(c.Dir(), gone); err != nil {
+		return "", fmt.Errorf("removing container %s: %w", c.Name, err)
+	}
+	c.note("destroy")
+	return gone, nil
 }
 
 // removingSuffix marks the directory of a container that is being removed.

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,11 +25,20 @@ type Hooks struct {
 	// MountRoot means that target is the root as it is.
 	//
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
-	// among them.
-	MountRoot func(target string) (unmount func() error, err error)
+	// among them. background says that the container runs in the background, perhaps for long.
+	MountRoot func(target string, background bool) (unmount func() error, err error)
+
+	// Removed, if not nil, is called after a container with AutoRemove was removed.
+	Removed func() error
 
 	// Network, if there is one, connects the container.
 	Network Network
+	// SetOwner and MakeDevice, if both are set, are called where the container's user namespace has one ID, for what the
+	// kernel can't do there but its user 0 may: to keep an owner other than that ID of a file in the root, and to make a
+	// device in one of its directories. Files are given by their inode numbers; an ID of ^0 stays as it is. The calls
+	// may come from several goroutines at once, while MountRoot's root is mounted.
+	SetOwner   func(file uint64, uid, gid uint32) error
+	MakeDevice func(dir uint64, name string, mode, rdev uint32) error
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -41,7 +51,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{})}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -52,9 +62,12 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	if s.caller != nil {
 		m := end.message()
-		m.Lingers = h.Network != nil
+		m.Lingers = h.Network != nil || s.remains != ""
 		_ = s.caller.send(m)
-		return nil
+		end.err = nil
+	}
+	if s.remains != "" {
+		_ = os.RemoveAll(s.remains) // what is left is swept by the next removal
 	}
 	return end.err
 }
@@ -75,16 +88,25 @@ type supervisor struct {
 	hooks     Hooks
 	caller    *wire  // to P0; nil if there is none
 	mode      string // what this is started for, see supervisorModeVariable
-	status    *Status
+	statusMu  sync.Mutex
+	status    *Status  // guarded by statusMu
 	streams   *streams // the command's, in the background; otherwise nil
 	control   *control // nil before it listens
+	settle    func()   // see postponeCollection
+	remains   string   // a directory to be deleted when the caller has heard of the end
+
+	// pauseMu guards the following, and is taken before mu and statusMu.
+	pauseMu  sync.Mutex
+	paused   bool
+	frozenBy freezer // nil before the first pause
 
 	// mu guards what signals need while the container comes up and goes.
 	mu       sync.Mutex
-	init     *initProcess // nil before P2 is started
-	started  bool         // the command runs
-	aborted  unix.Signal  // a signal that came before the command ran, and called the start off
-	finished bool         // P2 has been waited for: its PID means nothing any more
+	init     *initProcess         // nil before P2 is started
+	started  bool                 // the command runs
+	aborted  unix.Signal          // a signal that came before the command ran, and called the start off
+	helpers  map[*os.Process]bool // those that copy files
+	finished bool                 // P2 has been waited for: its PID means nothing any more
 
 	networkFailure error // why the network could not be connected, which called the start off
 
@@ -137,11 +159,19 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	defer s.control.leave()
 
 	end = s.runInit()
+	if s.mode == modeHold {
+		return end
+	}
 	if err := s.record(end); err != nil && end.err == nil {
 		end.err = err
 	}
 	if s.container.AutoRemove() {
-		if err := s.container.removeLocked(); err != nil && end.err == nil {
+		var err error
+		s.remains, err = s.container.vanish()
+		if err == nil && s.hooks.Removed != nil {
+			err = s.hooks.Removed()
+		}
+		if err != nil && end.err == nil {
 			end.err = err
 		}
 	}
@@ -151,12 +181,13 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 // record writes the end to state.json.
 func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()
-	s.status.State = StateExited
-	s.status.Finished = &now
-	s.status.ExitCode = end.code
-	s.status.Error = errorText(end.err)
-	s.status.SupervisorPID, s.status.InitPID, s.status.InitStart = 0, 0, 0
-	return s.container.writeStatus(s.status)
+	s.container.note("die", "exitCode", exitCodeText(end.code))
+	return s.change(func(st *Status) {
+		st.State, st.Paused = StateExited, false
+		st.Finished = &now
+		st.ExitCode, st.Error = end.code, errorText(end.err)
+		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
+	})
 }
 
 // runInit mounts the root, runs the container in it, and unmounts.
@@ -169,7 +200,7 @@ func (s *supervisor) runInit() (end outcome) {
 		return outcome{exitOurs, fmt.Errorf("making the mount namespace private: %w", err)}
 	}
 	if s.hooks.MountRoot != nil {
-		unmount, err := s.hooks.MountRoot(s.container.Rootfs())
+		unmount, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
 		if err != nil {
 			return outcome{startCode(err), fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)}
 		}
@@ -179,17 +210,20 @@ func (s *supervisor) runInit() (end outcome) {
 			}
 		}()
 	}
+	if s.mode == modeHold {
+		return s.hold()
+	}
 	limits, err := newCgroups(s.container)
 	if err != nil {
 		return outcome{exitOurs, fmt.Errorf("starting container %s: %w", s.container.Name, err)}
 	}
 	defer func() {
-		s.status.OutOfMemory = limits.outOfMemory()
-		if err := limits.remove(); err != nil && end.err == nil {
+		s.noteOutOfMemory(limits)
+		if err := s.container.removeCgroups(); err != nil && end.err == nil {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container, s.hooks)
+	p, err := newInitProcess(s.container, s.hooks, false)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -227,6 +261,38 @@ func (s *supervisor) runInit() (end outcome) {
 	return s.wait(p)
 }
 
+// hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
+func (s *supervisor) hold() outcome {
+	p, err := newInitProcess(s.container, Hooks{}, true)
+	if err != nil {
+		return outcome{startCode(err), err}
+	}
+	defer p.close()
+	s.mu.Lock()
+	if s.aborted == 0 {
+		if err = p.start(); err == nil {
+			s.init = p
+		}
+	}
+	s.mu.Unlock()
+	if err != nil || s.init == nil {
+		p.abandon()
+		return outcome{exitOurs, fmt.Errorf("starting the init: %w", cmp.Or(err, errors.New("it was called off")))}
+	}
+	return s.wait(p)
+}
+
+// noteOutOfMemory records whether the kernel killed something for want of memory.
+func (s *supervisor) noteOutOfMemory(limits *cgroups) {
+	oom := limits.outOfMemory()
+	if oom {
+		s.container.note("oom")
+	}
+	s.statusMu.Lock()
+	s.status.OutOfMemory = oom
+	s.statusMu.Unlock()
+}
+
 // wait follows the init to its end.
 func (s *supervisor) wait(p *initProcess) outcome {
 	var end *outcome
@@ -247,6 +313,8 @@ func (s *supervisor) wait(p *initProcess) outcome {
 			} else if len(fds) == 1 {
 				_ = s.caller.send(m, fds...)
 			}
+		case msgOwner, msgDevice:
+			go s.keepOwner(p.wire, m)
 		case msgStarted:
 			s.commandStarted(p, m.Paths)
 		case msgFailed:
@@ -262,6 +330,7 @@ func (s *supervisor) wait(p *initProcess) outcome {
 	aborted, networkFailure := s.aborted, s.networkFailure
 	s.mu.Unlock()
 	close(s.dead)
+	s.killHelpers()
 	if networkFailure != nil {
 		return outcome{exitOurs, networkFailure}
 	}
@@ -283,19 +352,35 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.mu.Lock()
 	s.started = true
 	s.mu.Unlock()
+	defer s.settle()
 	now := time.Now().UTC()
-	s.status.State = StateRunning
-	s.status.Started, s.status.Finished = &now, nil
-	s.status.ExitCode, s.status.Error = 0, ""
-	s.status.SupervisorPID, s.status.InitPID = os.Getpid(), p.pid()
-	s.status.InitStart, _ = startTime(p.pid())
-	s.status.Placeholders = mergePaths(s.status.Placeholders, placeholders)
-	if err := s.container.writeStatus(s.status); err != nil {
+	if s.mode == modeHold {
+		s.heldStarted(placeholders)
+		return
+	}
+	err := s.change(func(st *Status) {
+		st.State, st.Paused = StateRunning, false
+		st.Started, st.Finished = &now, nil
+		st.ExitCode, st.Error = 0, ""
+		st.SupervisorPID, st.InitPID = os.Getpid(), p.pid()
+		st.InitStart, _ = startTime(p.pid())
+		st.Placeholders = mergePaths(st.Placeholders, placeholders)
+	})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
+	s.container.note("start")
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}
+}
+
+// heldStarted is commandStarted where there is no command.
+func (s *supervisor) heldStarted(placeholders []string) {
+	if err := s.change(func(st *Status) { st.Placeholders = mergePaths(st.Placeholders, placeholders) }); err != nil {
+		fmt.Fprintln(os.Stderr, "unionfs:", err)
+	}
+	_ = s.caller.send(message{Kind: msgStarted})
 }
 
 // followSignals passes on what comes from P0 and from outside, and ends the container when P0 or ctx do.
@@ -354,6 +439,9 @@ func (s *supervisor) signal(sig unix.Signal) {
 func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.started
+	if s.mode == modeHold && s.init != nil && !s.finished {
+		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+	}
 	s.mu.Unlock()
 	if !stays {
 		s.end()
@@ -388,6 +476,7 @@ func (s *supervisor) end() {
 			}
 		}
 	}()
+	s.thawForEnd()
 }
 
 // startTime returns when a process started, in clock ticks after boot (proc_pid_stat(5), field 22).

@@ -22,8 +22,11 @@ import (
 //	P1 → P2   signal
 //	          ready         the answer to console
 //	          connected     the container has its network: the command may start
+//	          owned         Owner.ID, Code: the answer to owner and device, an error number or 0
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
+//	          owner         Owner: a file of the root belongs to somebody whom the user namespace doesn't have
+//	          device        Owner: a device is to be made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
 //	          exited        Code: the command's end
 //
@@ -33,6 +36,10 @@ import (
 //	P1 →      exited        Code, Error
 //	→ P1      network       to have the container's networks looked at again
 //	P1 →      network       Error: done, or why not
+//	→ P1      pause, unpause
+//	P1 →      done          Error: the answer to each of these
+//	→ P1      files         Files + the stream of a tar
+//	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -43,6 +50,10 @@ const (
 	msgWait      = "wait"
 	msgNetwork   = "network"
 	msgExec      = "exec"
+	msgPause     = "pause"
+	msgUnpause   = "unpause"
+	msgFiles     = "files"
+	msgDone      = "done"
 	msgSignal    = "signal"
 	msgConsole   = "console"
 	msgReady     = "ready"
@@ -50,27 +61,38 @@ const (
 	msgStarted   = "started"
 	msgFailed    = "failed"
 	msgExited    = "exited"
+	msgOwner     = "owner"
+	msgDevice    = "device"
+	msgOwned     = "owned"
 )
 
 type message struct {
-	Kind   string       `json:"kind"`
-	Signal int          `json:"signal,omitempty"`
-	Code   int          `json:"code,omitempty"`
-	Error  string       `json:"error,omitempty"`
-	Paths  []string     `json:"paths,omitempty"`
-	Exec   *execRequest `json:"exec,omitempty"`
+	Kind   string        `json:"kind"`
+	Signal int           `json:"signal,omitempty"`
+	Code   int           `json:"code,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Paths  []string      `json:"paths,omitempty"`
+	Exec   *execRequest  `json:"exec,omitempty"`
+	Files  *filesRequest `json:"files,omitempty"`
+	File   *FileInfo     `json:"file,omitempty"`
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`
+
+	Owner *ownerRequest `json:"owner,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.
 const maxMessage = 64 << 10
 
+// maxDescriptors bounds those that come with a packet.
+const maxDescriptors = 64
+
 // wire is one end of such a pair. Any number of goroutines may send; one may receive.
 type wire struct {
 	fd   int
 	once sync.Once
+	buf  []byte // of the one who receives
 }
 
 // newWire returns our end, and the other one as a file to give to a child. Both are close-on-exec.
@@ -113,8 +135,11 @@ func (w *wire) send(m message, fds ...int) error {
 // caller's to close.
 func (w *wire) recv() (message, []int, error) {
 	var m message
-	buf := make([]byte, maxMessage)
-	oob := make([]byte, unix.CmsgSpace(4*4))
+	if w.buf == nil {
+		w.buf = make([]byte, maxMessage)
+	}
+	buf := w.buf
+	oob := make([]byte, unix.CmsgSpace(maxDescriptors*4))
 	var n, oobn int
 	var err error
 	for {

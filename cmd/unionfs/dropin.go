@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"unionfs/overlayopts"
@@ -50,6 +51,10 @@ func runDropIn(args []string, stdout, stderr io.Writer) (code int, ok bool) {
 	if len(args) > 1 && args[1] == dropInServer {
 		return serveDropIn(args[2:], stderr), true
 	}
+	if name == runtimeName {
+		args = slices.Insert(slices.Clone(args), 1, "runtime")
+		return runApp(args, stdout, stderr), true
+	}
 	if !isDropIn(name, args[1:]) {
 		return 0, false
 	}
@@ -91,7 +96,11 @@ func mountDropIn(name string, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s: warning: the mount option %q is unknown and ignored\n", name, option)
 	}
 	if line.Foreground {
-		return serveOverlay(line, stderr, func() error { return nil })
+		target, err := filepath.Abs(line.Target)
+		if err != nil {
+			return err
+		}
+		return serveOverlay(line, target, stderr, nil)
 	}
 	return startDropInServer(args)
 }

@@ -25,6 +25,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if code, ok := runDropIn(args, stdout, stderr); ok {
 		return code
 	}
+	return runApp(args, stdout, stderr)
+}
+
+// runApp is run without the names that stand for other programs.
+func runApp(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	err := app.Run(cmdline.Arrange(app, args, runsCommand))
 	if err == nil {

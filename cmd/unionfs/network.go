@@ -181,15 +181,6 @@ func fixedNetwork(name string) network.Config {
 	return network.Config{Name: name, Driver: driver, Labels: map[string]string{}, Options: map[string]string{}}
 }
 
-func labelText(labels map[string]string) string {
-	var all []string
-	for name, value := range labels {
-		all = append(all, name+"="+value)
-	}
-	slices.Sort(all)
-	return strings.Join(all, ",")
-}
-
 func networkMatches(config network.Config, filters []string) (bool, error) {
 	for _, filter := range filters {
 		name, want, found := strings.Cut(filter, "=")

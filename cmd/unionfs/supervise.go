@@ -32,9 +32,15 @@ func superviseCommand() *cli.Command {
 				return err
 			}
 			// Whoever waits for the container hears of errors, and says them.
+			served := &containerRoot{container: container}
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
-				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
-				Network:   containerNetwork(root, container),
+				MountRoot: func(target string, background bool) (func() error, error) {
+					return served.mount(c, target, background)
+				},
+				SetOwner:   served.setOwner,
+				MakeDevice: served.makeDevice,
+				Removed:    func() error { return removeAnonymous(root, container) },
+				Network:    containerNetwork(root, container),
 			}); err != nil {
 				return &exitError{code: exitRunFailed}
 			}
@@ -43,21 +49,76 @@ func superviseCommand() *cli.Command {
 	}
 }
 
-// mountContainerRoot mounts the union of the container's upper branch and its image.
-func mountContainerRoot(c *cli.Context, container *runner.Container, target string) (func() error, error) {
-	union, err := containerUnion(c, container)
+// containerRoot is the root of a container.
+type containerRoot struct {
+	container *runner.Container
+
+	// What serves it, if this process does.
+	union  *cow.Union
+	server *fs.Server
+}
+
+// mount mounts the union of the container's upper branch and its image, and prepares its volumes.
+//
+// A container in the background has its root served by a process of its own, so that it outlives that. One in the foreground lives
+// as long as its supervisor anyhow, and starts faster when that serves the root; and where there is one ID the supervisor
+// records owners in the union.
+func (r *containerRoot) mount(c *cli.Context, target string, background bool) (func() error, error) {
+	container := r.container
+	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
 	}
-	server, err := fs.Mount(union, target, fs.Options{
-		FsName:     "unionfs:" + container.Name,
-		AllowOther: true, // the container's users; nobody else sees this mount namespace
-		Logger:     newLogger(c.App.ErrWriter, false),
-	})
+	union, err := containerUnion(c, container, &serving{})
+	if err != nil {
+		return nil, err
+	}
+	mount := func(union *cow.Union, target string) (func() error, error) {
+		_, unmount, err := mountForContainer(c, container, union, target)
+		return unmount, err
+	}
+	unmountVolumes, err := prepareVolumes(root, container, union, mount)
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
-	return func() error {
+	oneID, err := hasOneID()
+	if err != nil {
+		return nil, errors.Join(err, union.Close(), unmountVolumes())
+	}
+	if background && !oneID {
+		if err := union.Close(); err != nil {
+			return nil, errors.Join(err, unmountVolumes())
+		}
+		unmount, err := holdContainerRoot(root, container, target)
+		if err != nil {
+			return nil, errors.Join(err, unmountVolumes())
+		}
+		return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
+	}
+	server, unmount, err := mountForContainer(c, container, union, target)
+	if err != nil {
+		return nil, errors.Join(err, unmountVolumes())
+	}
+	r.union, r.server = union, server
+	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
+}
+
+// rootOptions are how a container's root is mounted.
+func rootOptions(c *cli.Context, container *runner.Container) fs.Options {
+	return fs.Options{
+		FsName:     "unionfs:" + container.Name,
+		AllowOther: true, // the container's users; nobody else sees this mount namespace
+		Logger:     newLogger(c.App.ErrWriter, false),
+	}
+}
+
+// mountForContainer serves a union at target. It closes the union, also when it fails.
+func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (*fs.Server, func() error, error) {
+	server, err := fs.Mount(union, target, rootOptions(c, container))
+	if err != nil {
+		return nil, nil, errors.Join(err, union.Close())
+	}
+	return server, func() error {
 		err := server.Unmount()
 		if errors.Is(err, unix.EBUSY) {
 			// Nothing of the container is left to be surprised.
@@ -71,8 +132,51 @@ func mountContainerRoot(c *cli.Context, container *runner.Container, target stri
 	}, nil
 }
 
+// setOwner keeps the owner of a file that the host can't give it.
+func (r *containerRoot) setOwner(file uint64, uid, gid uint32) error {
+	n := r.union.Node(file)
+	if n == nil {
+		return unix.ESTALE
+	}
+	s := cow.SetAttr{UID: uid, GID: gid}
+	if uid != ^uint32(0) {
+		s.Valid |= cow.SetUID
+	}
+	if gid != ^uint32(0) {
+		s.Valid |= cow.SetGID
+	}
+	var a cow.Attr
+	if err := r.union.Setattr(n, &s, &a); err != nil {
+		return err
+	}
+	r.server.AttributesChanged(file)
+	if n.Kind() != unix.S_IFREG && n.Kind() != unix.S_IFDIR {
+		// It may be another file on disk now, and its directory have other times.
+		for _, dir := range r.union.InDirectories(n) {
+			r.server.AttributesChanged(dir)
+		}
+	}
+	return nil
+}
+
+// makeDevice keeps a device that the host doesn't let us make.
+func (r *containerRoot) makeDevice(dir uint64, name string, mode, rdev uint32) error {
+	in := r.union.Node(dir)
+	if in == nil {
+		return unix.ESTALE
+	}
+	var a cow.Attr
+	n, err := r.union.Mknod(in, name, mode, rdev, cow.Owner{}, &a)
+	if err != nil {
+		return err
+	}
+	r.union.Forget(n, 1)
+	r.server.NameChanged(dir, name)
+	return nil
+}
+
 // containerUnion opens a container's union, for one user at a time.
-func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, error) {
+func containerUnion(c *cli.Context, container *runner.Container, s *serving) (*cow.Union, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
@@ -81,11 +185,23 @@ func containerUnion(c *cli.Context, container *runner.Container) (*cow.Union, er
 	if err != nil {
 		return nil, err
 	}
+	if owners.Record, err = recordsOwners(container, &owners); err != nil {
+		return nil, err
+	}
 	lower, err := containerBranch(root, container)
 	if err != nil {
 		return nil, err
 	}
-	return cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
+	return s.newUnion(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
+}
+
+// recordsOwners reports whether a container's upper branch has owners that this process's user namespace doesn't have, which
+// has to be where that has one ID.
+func recordsOwners(container *runner.Container, owners *cow.OwnerPolicy) (bool, error) {
+	if len(owners.UIDs) == 1 && owners.UIDs[0].Size == 1 {
+		return true, nil
+	}
+	return cow.RecordsOwners(container.Upper())
 }
 
 // containerBranch opens what is below a container's upper branch.
