@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/docker/cli/templates"
@@ -76,8 +77,8 @@ func printTemplate[R any](w io.Writer, format string, rows []R) error {
 		table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 		defer table.Flush()
 		w = table
-		heading := templateField.ReplaceAllStringFunc(format, func(s string) string {
-			return strings.ToUpper(templateField.FindStringSubmatch(s)[1])
+		heading := templateField().ReplaceAllStringFunc(format, func(s string) string {
+			return strings.ToUpper(templateField().FindStringSubmatch(s)[1])
 		})
 		fmt.Fprintln(w, heading)
 	}
@@ -91,7 +92,7 @@ func printTemplate[R any](w io.Writer, format string, rows []R) error {
 }
 
 // templateField is a template's use of a field.
-var templateField = regexp.MustCompile(`{{[^}]*\.(\w+)[^}]*}}`)
+var templateField = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`{{[^}]*\.(\w+)[^}]*}}`) })
 
 // confirm asks a question whose answer is yes or no.
 func confirm(c *cli.Context, question string) error {
