@@ -31,9 +31,9 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## Build bin/unionfs, a static program, and bin/unionfs-bench, which "unionfs bench" starts
+build: ## Build bin/unionfs, a static program, and bin/unionfs-bench and bin/unionfs-uplink, which it starts
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-bench
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-bench ./cmd/unionfs-uplink
 
 .PHONY: deps
 deps: ## Install the Debian packages that unionfs uses, if any is missing
@@ -93,6 +93,7 @@ man: build ## Make manual pages of the commands in build/man
 install: build man ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX); with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
 	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
+	install -D -m 0755 $(BIN)-uplink $(DESTDIR)$(PREFIX)/bin/unionfs-uplink
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 0644 build/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)

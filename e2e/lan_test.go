@@ -106,21 +106,24 @@ func (l *lan) left(t *testing.T) (found []string) {
 	return found
 }
 
-// peerProgram builds the program of e2e/peer, once.
+// peerProgram builds the program of e2e/peer, and the one that ordinary users' networks need, once.
 func peerProgram(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(shared.dir, "peer")
 	buildPeer.Do(func() {
-		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "./peer")
+		build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", shared.dir, "./peer", "../cmd/unionfs-uplink")
 		build.Env = append(build.Environ(), "CGO_ENABLED=0")
+		// As udev leaves it; without udev it is root's alone.
+		if err := os.Chmod("/dev/net/tun", 0o666); err != nil {
+			t.Error(err)
+		}
 		if out, err := build.CombinedOutput(); err != nil {
-			t.Errorf("building the peer: %v\n%s", err, out)
+			t.Errorf("building the programs of the network tests: %v\n%s", err, out)
 		}
 	})
 	if t.Failed() {
 		t.FailNow()
 	}
-	return program
+	return filepath.Join(shared.dir, "peer")
 }
 
 var buildPeer sync.Once

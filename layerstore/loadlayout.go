@@ -169,6 +169,7 @@ func dockerTags(b bundle) (map[digest.Digest][]string, error) {
 func looksLikeObject(raw []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) }
 
 // bareTag is a tag by itself, as umoci names its images, and with which a repository goes.
+// It is compiled when it is first asked for: a program starts without it.
 var bareTag = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
 
 // bundledName reads the name of an image in a bundle, to which base is the repository if it is only a tag.

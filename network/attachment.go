@@ -173,6 +173,9 @@ func (a *Attachment) join(m Membership) (err error) {
 		return err
 	}
 	for _, x := range j.proxies {
+		if a.store.Inner {
+			x.dial = dialAs
+		}
 		x.serve(j.endpoint.Address)
 	}
 	a.joined = append(a.joined, j)
@@ -317,14 +320,19 @@ func (n *Network) tidy() {
 
 // inNamespace calls f on a thread that is in the network namespace ns: sockets that it opens are there.
 func inNamespace(ns *os.File, f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("entering the network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onThread calls f on a thread of its own, whose namespaces f may change.
+func onThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("entering the container's network namespace: %w", err)
-			return
-		}
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		result <- f()
 	}()
 	return <-result

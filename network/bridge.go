@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/moby/sys/capability"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -129,9 +129,19 @@ func (n *Network) plug(e *Endpoint, ns *os.File, defaultRoute bool) error {
 	return err
 }
 
+// netlinkIn returns a connection to the kernel about a network namespace. (netlink.NewHandleAt leaves a thread behind in the
+// namespace where it may not go back to its own.)
+func netlinkIn(ns *os.File) (h *netlink.Handle, err error) {
+	err = inNamespace(ns, func() error {
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	return h, err
+}
+
 // raiseLoopback brings up lo in a network namespace, before there are addresses to listen on.
 func raiseLoopback(ns *os.File) error {
-	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	inside, err := netlinkIn(ns)
 	if err != nil {
 		return err
 	}
@@ -144,7 +154,7 @@ func raiseLoopback(ns *os.File) error {
 }
 
 func (n *Network) setUpInside(e *Endpoint, ns *os.File, defaultRoute bool) error {
-	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	inside, err := netlinkIn(ns)
 	if err != nil {
 		return fmt.Errorf("entering the container's network namespace: %w", err)
 	}
@@ -188,6 +198,9 @@ func (n *Network) unplug(e *Endpoint) error {
 
 // takeDown takes the network's bridge and rules off the host. The caller has the network's lock, and there is no endpoint.
 func (n *Network) takeDown() error {
+	if n.store.elsewhere {
+		return n.store.takeDownHeld(n)
+	}
 	err := n.removeRules()
 	link, lerr := netlink.LinkByName(n.Bridge)
 	var missing netlink.LinkNotFoundError
@@ -203,6 +216,37 @@ func (n *Network) takeDown() error {
 		err = errors.Join(err, fmt.Errorf("removing the bridge %s: %w", n.Bridge, lerr))
 	}
 	return err
+}
+
+// mayChangeNetwork reports whether this process has CAP_NET_ADMIN over its network namespace: that one must also be of its own
+// user namespace (ioctl_ns(2)), where the capability counts.
+func mayChangeNetwork() bool {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return false
+	}
+	owner := os.NewFile(uintptr(fd), "owner")
+	defer owner.Close()
+	theirs, err := owner.Stat()
+	if err != nil {
+		return false
+	}
+	if own, err := os.Stat("/proc/self/ns/user"); err != nil || !os.SameFile(own, theirs) {
+		return false
+	}
+	caps, err := capability.NewPid2(0)
+	if err == nil {
+		err = caps.Load()
+	}
+	if err != nil {
+		return os.Geteuid() == 0
+	}
+	return caps.Get(capability.EFFECTIVE, capability.CAP_NET_ADMIN)
 }
 
 // ForwardingOff reports whether the host passes no packets on, so that what is beyond it can't be reached.

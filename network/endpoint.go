@@ -165,5 +165,8 @@ func (n *Network) sweep() error {
 	if len(alive) == 0 {
 		return n.takeDown()
 	}
+	if n.store.elsewhere {
+		return nil // the next container that comes or goes does it
+	}
 	return n.writeRules(alive)
 }

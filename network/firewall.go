@@ -112,6 +112,9 @@ func (n *Network) addRules(c *nftables.Conn, endpoints []*Endpoint) {
 	add(postrouting, out, saddrIn(n.Subnet), wasTranslated(), masquerade)
 	add(postrouting, interfaceIsNot(expr.MetaKeyOIFNAME, n.Bridge), saddrIn(n.Subnet), masquerade)
 
+	if n.store.Inner {
+		n.addTransparentRules(c, table)
+	}
 	ports := c.AddChain(&nftables.Chain{Table: table, Name: "ports"})
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: ports.Name}}
 	add(chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), toLocal(), jump)

@@ -21,6 +21,12 @@ import (
 // Order of locks: the store's, then a network's, and never two networks'.
 type Store struct {
 	dir string
+
+	// elsewhere says that this process is an ordinary user's, outside of their networks, and can't change them itself.
+	elsewhere bool
+
+	// Inner says that this process is in the network namespace of an ordinary user's networks, see [HoldNetworks].
+	Inner bool
 }
 
 // Network is one network. Its configuration never changes.
@@ -30,7 +36,9 @@ type Network struct {
 }
 
 // OpenStore returns the networks below root. It makes nothing.
-func OpenStore(root string) *Store { return &Store{filepath.Join(root, "networks")} }
+func OpenStore(root string) *Store {
+	return &Store{dir: filepath.Join(root, "networks"), elsewhere: !mayChangeNetwork()}
+}
 
 func (n *Network) path(name string) string { return filepath.Join(n.store.dir, n.Name, name) }
 

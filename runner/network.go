@@ -33,7 +33,7 @@ type Network interface {
 // startConnecting connects the container of the init p, which waits for it, and returns a function that waits until that has
 // been tried and, if it went well, disconnects it.
 func (s *supervisor) startConnecting(p *initProcess) (disconnect func() error) {
-	if s.hooks.Network == nil {
+	if s.hooks.Network == nil || p.other != nil {
 		return func() error { return nil }
 	}
 	done := make(chan error, 1)
@@ -79,7 +79,9 @@ func (s *supervisor) inNetworkNamespace(start func() error) error {
 		return fmt.Errorf("entering the network namespace of the other container: %w", err)
 	}
 	err = start()
-	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+	// An ordinary user may not go back to the host's. This thread then stays: it is locked, has nothing to do with networks,
+	// and Go makes no threads from it that would.
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil && !errors.Is(back, unix.EPERM) {
 		return errors.Join(err, fmt.Errorf("leaving the network namespace of the other container: %w", back))
 	}
 	return err

@@ -11,6 +11,9 @@ import (
 // returns at once.
 func RunIfInit() {
 	// unix.Exit rather than os.Exit: these have nothing to tidy up, and the container's end waits for them.
+	if len(os.Args) > 1 && os.Args[1] == argvJoined {
+		unix.Exit(runJoinedStage(os.Args[2:]))
+	}
 	switch os.Args[0] {
 	case argvInit:
 		unix.Exit(runInit())

@@ -27,8 +27,14 @@ type RunOptions struct {
 	// if Stdin is a terminal it is in raw mode meanwhile. Without, the command gets the descriptors themselves.
 	Stdin, Stdout, Stderr *os.File
 
+	// Join, for an ordinary user, is where the supervisor goes instead of into namespaces of its own.
+	Join *Join
+
 	// Interactive passes Stdin on. Without it the command reads an empty input.
 	Interactive bool
+
+	// DetachKeys, typed at a terminal, let the container go on in the background: Run returns [ErrDetached]. None if empty.
+	DetachKeys []byte
 }
 
 // Run runs a created or exited container in the foreground and waits for its end. Signals that this process gets are
@@ -85,6 +91,10 @@ func (r *run) run(ctx context.Context) (int, error) {
 	defer stop()
 
 	end, err := r.follow()
+	if err == nil && end.Kind == msgDetached {
+		r.relay.Load().restore()
+		return 0, ErrDetached
+	}
 	r.relay.Load().finish()
 	if err == nil && end.Lingers {
 		return end.Code, endError(end)
@@ -149,7 +159,7 @@ func (r *run) start() (*exec.Cmd, error) {
 		cmd.Stdout = r.options.Stdout
 	}
 	cmd.Stderr = r.options.Stderr
-	if err := startInNamespace(cmd); err != nil {
+	if err := startSupervisor(cmd, r.options.Join); err != nil {
 		return nil, fmt.Errorf("starting the container's supervisor: %w", err)
 	}
 	return cmd, nil
@@ -166,14 +176,14 @@ func (r *run) follow() (message, error) {
 		}
 		switch {
 		case m.Kind == msgConsole && len(fds) == 1 && r.relay.Load() == nil:
-			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options)
+			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options, r.detach)
 			if err != nil {
 				r.wire.shut()
 				return m, err
 			}
 			r.relay.Store(relay)
 			_ = r.wire.send(message{Kind: msgReady})
-		case m.Kind == msgExited, m.Kind == msgStarted && r.untilStarted:
+		case m.Kind == msgExited, m.Kind == msgStarted && r.untilStarted, m.Kind == msgDetached && m.Error == "":
 			closeAll(fds)
 			return m, nil
 		default:

@@ -55,6 +55,9 @@ func networkOf(c *cli.Context, root, image string, config imagespec.ImageConfig,
 	if r.mode == "default" {
 		r.mode = network.DefaultName
 	}
+	if request.isolation.runtime != "" && r.mode != "none" && r.mode != "host" {
+		return r, usageError("--network %s is not supported together with --runtime; known are none and host", r.mode)
+	}
 	if network.IsMode(r.mode) {
 		if len(names) > 1 {
 			return r, usageError("--network %s can't be together with another network", r.mode)
@@ -226,6 +229,14 @@ func networkMode(container *runner.Container) string {
 // attachment is a container's network as its supervisor has it.
 type attachment struct {
 	*network.Attachment
+	unreachable error // the machine's network
+}
+
+func (a attachment) Connect(pid int) error {
+	if a.unreachable != nil {
+		return a.unreachable
+	}
+	return a.Attachment.Connect(pid)
 }
 
 // Namespace: the network namespace is the container's own.
@@ -253,7 +264,16 @@ func containerNetwork(root string, container *runner.Container) runner.Network {
 		}
 		return path
 	}
-	return attachment{network.NewAttachment(network.OpenStore(root), network.Container{
+	store := network.OpenStore(root)
+	var host network.Host
+	held, err := store.Held()
+	switch {
+	case err == nil:
+		host, store.Inner = held, true
+	case errors.Is(err, network.ErrNoHolder):
+		err = nil // root's: the machine's network is the one that we are in
+	}
+	return attachment{network.NewAttachment(store, network.Container{
 		ID: container.ID, Dir: container.Dir(), Lock: filepath.Join(container.Dir(), "lock"), Hostname: container.Spec.Hostname,
 		Name: func() string {
 			if now, err := findContainer(root, container.ID); err == nil {
@@ -262,7 +282,7 @@ func containerNetwork(root string, container *runner.Container) runner.Network {
 			return container.Name
 		},
 		Hosts: file("hosts"), ResolvConf: file("resolv.conf"),
-	}, nil)}
+	}, host), err}
 }
 
 func (s sharing) Namespace() (*os.File, error) {
@@ -278,10 +298,10 @@ func (s sharing) Namespace() (*os.File, error) {
 		return nil, fmt.Errorf("sharing the network of container %s: it is not running", other.Name)
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", status.InitPID))
-	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("sharing the network of container %s: an ordinary user's containers can't share one yet", other.Name)
+	if err != nil {
+		return nil, fmt.Errorf("sharing the network of container %s: %w", other.Name, err)
 	}
-	return ns, err
+	return ns, nil
 }
 
 func (sharing) Connect(int) error { return nil }

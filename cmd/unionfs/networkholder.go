@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"unionfs/network"
+	"unionfs/runner"
+)
+
+const holderName = "hold-networks"
+
+// holderCommand is the entry of the process that holds an ordinary user's networks, which "run" starts.
+func holderCommand() *cli.Command {
+	return &cli.Command{
+		Name:        holderName,
+		Hidden:      true,
+		Usage:       "hold an ordinary user's networks (for unionfs itself)",
+		Description: "The process that holds the networks of an ordinary user's containers while any is running. It is started by\n\"unionfs run\" and of no use otherwise.\n\nExample:\n   unionfs --root ~/.local/share/unionfs hold-networks",
+		Action: func(c *cli.Context) error {
+			if err := arguments(c, 0, 0, "no arguments"); err != nil {
+				return err
+			}
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			told := os.NewFile(3, "ready")
+			syscall.CloseOnExec(3)
+			ready := func() {
+				fmt.Fprintln(told, "ready")
+				told.Close()
+			}
+			uplink := func(inner *os.File) error { return network.Uplink(inner, program) }
+			return network.HoldNetworks(network.OpenStore(root), ready, uplink)
+		},
+	}
+}
+
+// startHolder starts it, and returns when it can be talked to.
+func startHolder(root string) error {
+	logName := filepath.Join(root, "networks", "holder.log")
+	log, err := os.OpenFile(logName, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", "--root", root, holderName)
+	cmd.Args[0] = os.Args[0]
+	cmd.Dir = "/"
+	cmd.Stderr = log
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = runner.StartInUserNamespace(cmd)
+	w.Close()
+	if err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // it may end before us
+	if line, err := bufio.NewReader(r).ReadString('\n'); err == nil && line == "ready\n" {
+		return nil
+	}
+	said, _ := os.ReadFile(logName)
+	return errors.New(strings.TrimPrefix(string(bytes.TrimSpace(said)), "unionfs: "))
+}
+
+// joinOf returns what the supervisor of an ordinary user's container enters, nil if it makes namespaces of its own. release
+// is called when the container runs, or has ended.
+func joinOf(root string, container *runner.Container) (join *runner.Join, release func(), err error) {
+	release = func() {}
+	mode := networkMode(container)
+	if !runner.NeedsUserNamespace() || network.IsMode(mode) && !strings.HasPrefix(mode, "container:") {
+		return nil, release, nil
+	}
+	if ref, ok := strings.CutPrefix(mode, "container:"); ok {
+		other, err := findContainer(root, ref)
+		if err != nil {
+			return nil, release, fmt.Errorf("sharing a network: %w", err)
+		}
+		status, err := other.Status()
+		if err == nil && status.State != runner.StateRunning {
+			err = errors.New("it is not running")
+		}
+		if err != nil {
+			return nil, release, fmt.Errorf("sharing the network of container %s: %w", other.Name, err)
+		}
+		return &runner.Join{User: fmt.Sprintf("/proc/%d/ns/user", status.SupervisorPID)}, release, nil
+	}
+	held, err := network.OpenStore(root).Start(func() error { return startHolder(root) })
+	if err != nil {
+		return nil, release, err
+	}
+	return &runner.Join{User: held.UserNamespace(), Network: held.NetworkNamespace()}, held.Close, nil
+}
