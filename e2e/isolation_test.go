@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSecurityOptions looks at the command's status in /proc, and at what a profile of one's own refuses.
@@ -95,7 +98,9 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--add-host", "db"}, "--add-host"},
 			{[]string{"--stop-signal", "SIGWHAT"}, "SIGWHAT"},
 			{[]string{"--pid", "host"}, "--pid host"},
-			{[]string{"--ipc", "container:x"}, "--ipc"},
+			{[]string{"--ipc", "container:x"}, ""},
+			{[]string{"--ipc", "other"}, "container:NAME"},
+			{[]string{"--group-add", "keep-groups", "--group-add", "5"}, "keep-groups"},
 			{[]string{"--userns", "auto"}, "--userns"},
 			{[]string{"--group-add", "nobody-there"}, ""},
 		} {
@@ -107,10 +112,7 @@ func TestIsolationFlags(t *testing.T) {
 		if ranges && strings.TrimSpace(r.stdout) != "34 0 4711" || !ranges && !strings.Contains(r.stderr, "/etc/subuid") {
 			t.Errorf("--group-add: %+v", r)
 		}
-		r = c.try(t, "run", "--rm", "--userns", "keep-id", "bb:1", "sh", "-c", "id -u; touch /tmp/x; stat -c %u /tmp/x")
-		if !ranges && r.stdout != "12346\n12346\n" || ranges && (r.code != 125 || !strings.Contains(r.stderr, "keep-id")) {
-			t.Errorf("--userns keep-id: %+v", r)
-		}
+		keepsID(t, c)
 		c.must(t, "run", "--name", "stopped-by", "--stop-signal", "USR1", "bb:1", "true")
 		config, err := filepath.Glob(filepath.Join(c.root, "containers/*/config.json"))
 		if err != nil || len(config) != 1 {
@@ -123,6 +125,41 @@ func TestIsolationFlags(t *testing.T) {
 			t.Errorf("try --cap-drop: %q", got)
 		}
 	})
+}
+
+// keepsID runs commands with --userns keep-id: the caller has its own ID inside and outside, and what is stored is what the
+// container sees.
+func keepsID(t *testing.T, c *caller) {
+	t.Helper()
+	if c.uid == 0 {
+		oneLine(t, c.try(t, "run", "--rm", "--userns", "keep-id", "bb:1", "true"), 125, "keep-id")
+		return
+	}
+	c.script(t, "mkdir -p kept")
+	r := c.try(t, "run", "--name", "kept", "--userns", "keep-id", "-v", c.home+"/kept:/v", "bb:1", "sh", "-c", "id -u; touch /tmp/x /v/x; stat -c %u /tmp/x /v/x /bin/busybox")
+	own := fmt.Sprintf("%d\n", c.uid)
+	want := own + own + own + "0\n"
+	if !c.subordinates {
+		want = own + own + own + own // it has no other
+	}
+	if r.stdout != want {
+		t.Errorf("--userns keep-id: %+v, want %q", r, want)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(c.home, "kept/x"), &st); err != nil || int(st.Uid) != c.uid {
+		t.Errorf("--userns keep-id: the volume's file is user %d's, %v", st.Uid, err)
+	}
+	if c.subordinates {
+		c.must(t, "commit", "kept", "kept:1")
+		if got := c.must(t, "run", "--rm", "kept:1", "stat", "-c", "%u", "/tmp/x", "/bin/busybox"); got != own+"0\n" {
+			t.Errorf("--userns keep-id, committed: owners %q", got)
+		}
+		got := c.must(t, "run", "--rm", "--userns", "keep-id", "-u", "0", "bb:1", "sh", "-c", "id -u; touch /tmp/y; chown 5:6 /tmp/y; stat -c %u:%g /tmp/y; cat /proc/self/uid_map | wc -l")
+		if got != "0\n5:6\n3\n" {
+			t.Errorf("--userns keep-id, as root: %q", got)
+		}
+	}
+	c.must(t, "rm", "kept")
 }
 
 // TestLimitFlags reads back the limits, as root, and the error for those who may not set any.

@@ -43,6 +43,9 @@ type hierarchy struct {
 // newCgroups makes the cgroups of a container and writes its limits; nil if it has none. The caller holds the container's
 // lock, and must call remove.
 func newCgroups(c *Container) (*cgroups, error) {
+	if c.Spec.Annotations[AnnotationRuntime] != "" {
+		return nil, nil // that runtime does it
+	}
 	resources := c.Spec.Linux.Resources
 	if limits, err := limitsOf(resources, false); err != nil || len(limits) == 0 {
 		return nil, err

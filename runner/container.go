@@ -18,8 +18,14 @@ const (
 	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
 	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
 	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
+	AnnotationIPC        = "io.unionfs.ipc"         // the ID of the container whose IPC namespace is shared, with /dev/shm and /dev/mqueue
+	AnnotationUTS        = "io.unionfs.uts"         // the ID of the container whose names are shared
 	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
 )
+
+// KeepGroups is, in the place of groups, that the command keeps those of the caller. Groups that have no ID in the container
+// show as 65534 there, and count all the same.
+const KeepGroups = "keep-groups"
 
 // Container is one container of a [State]. Its fields are what was read when it was created or looked up and don't
 // change; [Container.Status] tells how it is doing now.

@@ -244,7 +244,9 @@ func (s *supervisor) runInit() (end outcome) {
 			streams.audience.end(end)
 		}()
 		if in := s.streams.command; in != nil {
-			p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in[0], in[1], in[2]
+			if err := p.setStreams(in); err != nil {
+				return outcome{exitOurs, err}
+			}
 		}
 	}
 	s.mu.Lock()

@@ -64,7 +64,7 @@ func (s *supervisor) signal(sig unix.Signal) {
 	case sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGQUIT || sig == unix.SIGKILL:
 		s.aborted = sig
 		if s.init != nil {
-			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+			s.init.kill()
 		}
 	}
 }
@@ -74,7 +74,7 @@ func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.launched || s.detached
 	if s.mode == modeHold && s.init != nil && !s.finished {
-		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+		s.init.kill()
 	}
 	s.mu.Unlock()
 	if !stays {
@@ -109,7 +109,7 @@ func (s *supervisor) end() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.init != nil && !s.finished {
-				_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+				s.init.kill()
 			}
 		}
 	}()
