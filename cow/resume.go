@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,8 @@ type spot struct {
 // startResume learns what the killed union left: files without a name that somebody may still hold, and copies under way.
 func (u *Union) startResume() error {
 	u.former = &former{kept: map[uint64]bool{}}
+	// The union before may have given such IDs out; those of this one must be others.
+	u.spare.Store(uint64(time.Now().UnixNano()) & (1<<61 - 1))
 	if u.upper == nil {
 		return nil
 	}

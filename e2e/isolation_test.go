@@ -170,9 +170,9 @@ func TestLimitFlags(t *testing.T) {
 			oneLine(t, c.try(t, "run", "--rm", "-m", "64m", "bb:1", "true"), 125, "limiting memory", "as root")
 			return
 		}
-		got := c.must(t, "run", "--rm", "-m", "64m", "--memory-swap=100m", "--cpus", "0.5", "--pids-limit", "30", "--cpuset-cpus", "0", "-c", "7", "--blkio-weight", "20", "bb:1",
-			"sh", "-c", "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us cpuset/cpuset.cpus cpu/cpu.shares blkio/blkio.bfq.weight")
-		if want := "67108864\n104857600\n50000\n0\n7\n20\n"; got != want {
+		got := c.must(t, "run", "--rm", "-m", "64m", "--memory-swap=100m", "--cpus", "0.5", "--pids-limit", "30", "--cpuset-cpus", "0", "-c", "7", "--blkio-weight", "20", "--memory-reservation", "32m", "bb:1",
+			"sh", "-c", "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us cpuset/cpuset.cpus cpu/cpu.shares blkio/blkio.bfq.weight")
+		if want := "67108864\n33554432\n104857600\n50000\n0\n7\n20\n"; got != want {
 			t.Errorf("limits: %q, want %q", got, want)
 		}
 		if r := c.try(t, "run", "--name", "hog", "--memory", "64m", "bb:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"); r.code != 137 {
@@ -187,6 +187,7 @@ func TestLimitFlags(t *testing.T) {
 		for _, flags := range [][]string{
 			{"--memory", "1m"}, {"--memory", "lots"}, {"--memory-swap", "1g"}, {"--memory=64m", "--memory-swap=32m"}, {"--cpus", "0"},
 			{"--pids-limit", "x"}, {"--cpu-shares", "1"}, {"--blkio-weight", "5000"}, {"--cpuset-cpus", "900"},
+			{"--device-read-bps", "/dev/null"}, {"--device-read-bps", "/dev/null:1m"}, {"--device-write-iops", "/missing:5"}, {"--memory-reservation", "-1"},
 		} {
 			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, flags...), "bb:1", "true")...), 125)
 		}

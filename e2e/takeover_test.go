@@ -465,6 +465,43 @@ const (
 		git checkout -q - && git gc -q`
 )
 
+// TestEveryMountOutlivesItsServer kills the server of mounts of every kind of caller, in both of their forms, and upgrades it.
+func TestEveryMountOutlivesItsServer(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		out := c.script(t, `
+			outlive() { # the command line of the servers
+				echo lower > lower/file
+				exec 3>merged/gone 4<merged/file
+				rm merged/gone
+				for i in 1 2 3 4 5; do
+					holder=$(pgrep -u $(id -u) -o -f "$1")
+					kill -9 $(pgrep -P $holder)
+					echo $i >&3
+					echo $i >> merged/file
+					mkdir merged/dir$i
+				done
+				"$UNIONFS" upgrade merged
+				cat /proc/self/fd/3 <&4
+				exec 3>&- 4<&-
+			}
+			mkdir lower upper work merged
+			"$UNIONFS" mount --lower lower --upper upper merged
+			outlive '[r]eady-fd 3 --lower lower'
+			"$UNIONFS" umount merged
+			ls upper; cat upper/file
+			rm -r upper; mkdir upper
+			ln -s "$UNIONFS" fuse-overlayfs
+			./fuse-overlayfs -o lowerdir=lower,upperdir=upper,workdir=work merged
+			outlive '[s]erve-overlay -o lowerdir=lower'
+			"$UNIONFS" umount merged
+			ls upper; cat upper/file`)
+		want := strings.Repeat("1\n2\n3\n4\n5\ndir1\ndir2\ndir3\ndir4\ndir5\nfile\nlower\n1\n2\n3\n4\n5\n", 2)
+		if out != want {
+			t.Errorf("output\n%s\nwant\n%s", out, want)
+		}
+	})
+}
+
 // TestContainerOutlivesItsServer kills the server of a container's root, and the container goes on.
 func TestContainerOutlivesItsServer(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {

@@ -284,12 +284,16 @@ func (l *leaf) inheritCpuset() error {
 
 func (l limit) write(dir string) error {
 	for _, name := range l.files {
-		err := writeCgroupFile(filepath.Join(dir, name), l.value)
+		value := l.value
+		if v, ok := l.values[name]; ok {
+			value = v
+		}
+		err := writeCgroupFile(filepath.Join(dir, name), value)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("the kernel refuses %s in %s: %w", l.value, name, err)
+			return fmt.Errorf("the kernel refuses %s in %s: %w", value, name, err)
 		}
 		return nil
 	}

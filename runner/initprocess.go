@@ -110,7 +110,7 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if h.SetOwner != nil && h.MakeDevice != nil {
+	if h.SetOwner != nil && h.MakeDevice != nil && !hold {
 		if err := cfg.compileOwnership(c, attr); err != nil {
 			return err
 		}
