@@ -27,7 +27,7 @@ import (
 var takeoverKills = flag.Int("takeover-kills", 60, "how often the takeover tests kill the server of a mount")
 
 // takeoverStress is how long stress-ng runs meanwhile.
-var takeoverStress = flag.Duration("takeover-stress", 8*time.Second, "how long stress-ng runs in the takeover tests")
+var takeoverStress = flag.Duration("takeover-stress", 6*time.Second, "how long stress-ng runs in the takeover tests")
 
 // mounted is a mount in the background.
 type mounted struct {
@@ -446,7 +446,7 @@ func TestServerKilledUnderWork(t *testing.T) {
 const (
 	sqliteWork = `
 		sqlite3 db 'pragma journal_mode=wal; create table t(n integer, s text)' >/dev/null
-		for i in $(seq 60); do
+		for i in $(seq 40); do
 			sqlite3 db "pragma synchronous=full; begin; insert into t select value, hex(zeroblob(200)) from generate_series($i, $i + 20); commit;
 				update t set s = s || 'x' where n = $i;" >/dev/null
 		done`

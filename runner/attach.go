@@ -195,9 +195,13 @@ func (s *supervisor) attach(w *wire, fds []int) error {
 	}
 	s.container.note("attach")
 	_ = w.send(message{Kind: msgStarted})
-	if to := streams.inputOf(); to != nil {
-		go func() { _, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{files[0]}) }()
-	}
+	typed := make(chan struct{})
+	go func() {
+		defer close(typed)
+		if to := streams.inputOf(); to != nil {
+			_, _ = io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{files[0]})
+		}
+	}()
 	for {
 		m, fds, err := w.recv()
 		closeAll(fds)
@@ -212,6 +216,11 @@ func (s *supervisor) attach(w *wire, fds []int) error {
 		}
 	}
 	streams.audience.remove(at)
+	// What they typed before they went still goes to the command, if that takes it.
+	select {
+	case <-typed:
+	case <-time.After(endGrace):
+	}
 	s.container.note("detach")
 	return nil
 }

@@ -52,6 +52,7 @@ const (
 	filesStat  = "stat"
 	filesRead  = "read"
 	filesWrite = "write"
+	filesSync  = "sync"
 )
 
 // OpenFiles gives access to the container's files. The caller must call Close.
@@ -121,6 +122,32 @@ func (f *Files) Read(path string, follow bool, name string, w io.Writer) error {
 	return f.receive(message{Kind: msgFiles, Files: &filesRequest{Op: filesRead, Path: path, Follow: follow, Name: name}}, w)
 }
 
+// Write unpacks a tar into a directory of the container, over what is there, with the owners that it says.
+func (f *Files) Write(dir string, r io.Reader) error {
+	theirs, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(w, r)
+		w.Close()
+		copied <- err
+	}()
+	_, err = f.ask(filesRequest{Op: filesWrite, Path: dir}, theirs)
+	if err == nil {
+		err = <-copied
+	}
+	return err
+}
+
+// SyncRoot has the kernel write all that it keeps back of a running container's root.
+func (c *Container) SyncRoot() error {
+	f := &Files{container: c}
+	_, err := f.ask(filesRequest{Op: filesSync, Path: "/"}, nil)
+	return err
+}
+
 // receive sends a request with one end of a pipe, and writes what comes out of the other to w.
 func (f *Files) receive(m message, w io.Writer) error {
 	r, theirs, err := os.Pipe()
@@ -137,25 +164,6 @@ func (f *Files) receive(m message, w io.Writer) error {
 	_, err = f.send(m, theirs)
 	if cerr := <-copied; cerr != nil {
 		return cerr
-	}
-	return err
-}
-
-// Write unpacks a tar into a directory of the container, over what is there, with the owners that it says.
-func (f *Files) Write(dir string, r io.Reader) error {
-	theirs, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(w, r)
-		w.Close()
-		copied <- err
-	}()
-	_, err = f.ask(filesRequest{Op: filesWrite, Path: dir}, theirs)
-	if err == nil {
-		err = <-copied
 	}
 	return err
 }

@@ -15,14 +15,11 @@ func (c *Container) Signal(sig unix.Signal) error {
 	if c.endsIt(sig) {
 		c.askToStay()
 	}
-	err := c.signal(sig)
-	if err == nil {
-		c.note("kill", "signal", strconv.Itoa(int(sig)))
-	}
-	return err
+	return c.signal(sig, func() { c.note("kill", "signal", strconv.Itoa(int(sig))) })
 }
 
-func (c *Container) signal(sig unix.Signal) error {
+// signal calls sending before it sends the signal.
+func (c *Container) signal(sig unix.Signal, sending func()) error {
 	st, err := c.Status()
 	if err != nil {
 		return err
@@ -37,6 +34,7 @@ func (c *Container) signal(sig unix.Signal) error {
 		defer unix.Close(pidfd)
 		start, serr := startTime(st.InitPID)
 		if serr == nil && start == st.InitStart {
+			sending()
 			err = unix.PidfdSendSignal(pidfd, sig, nil, 0)
 		} else {
 			err = unix.ESRCH
@@ -71,10 +69,12 @@ func (c *Container) Kill(timeout time.Duration) error {
 			return nil
 		}
 		// It may be starting and have no init yet, or be past it: try again.
-		if err := c.signal(unix.SIGKILL); err == nil && !noted {
-			c.note("kill", "signal", strconv.Itoa(int(unix.SIGKILL)))
-			noted = true
-		}
+		_ = c.signal(unix.SIGKILL, func() {
+			if !noted {
+				c.note("kill", "signal", strconv.Itoa(int(unix.SIGKILL)))
+				noted = true
+			}
+		})
 		if time.Now().After(deadline) {
 			return fmt.Errorf("container %s is still there %s after it was killed", c.Name, timeout)
 		}

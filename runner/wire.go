@@ -42,7 +42,6 @@ import (
 //	→ P1      update        Update
 //	→ P1      stopping      don't start it again
 //	P1 →      done          Error: the answer to each of these
-//	P1 →      done          Error
 //	→ P1      files         Files + the stream of a tar
 //	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      attach        + input, output and error, the ends of sockets

@@ -104,8 +104,7 @@ func exportCommand() *cli.Command {
 		Usage:     "write the files of a container or an image as a tar",
 		ArgsUsage: "CONTAINER|IMAGE",
 		Description: `Writes everything that is in the root of a container, or in an image, as one tar to standard output or to a file. What
-is in a volume is not part of it. Of a container that runs it is what there is at the moment: pause it for a copy of
-one moment. "unionfs import" makes an image of one layer of such a tar.
+is in a volume is not part of it. "unionfs import" makes an image of one layer of such a tar.
 
 Examples:
    unionfs export web > root.tar
@@ -172,7 +171,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return err
 	}
 	if status.State == runner.StateRunning {
-		return stilled(container, pause, func() error {
+		return stilled(container, pause && !status.Paused, func() error {
 			if runner.NeedsUserNamespace() {
 				return againInNamespace(c, root)
 			}
