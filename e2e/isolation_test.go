@@ -33,7 +33,7 @@ func TestSecurityOptions(t *testing.T) {
 			{"system paths", []string{"--security-opt", "systempaths=unconfined"}, "grep -c ' /proc/' /proc/mounts", "0"},
 		} {
 			r := c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "sh", "-c", test.script)...)
-			if got := strings.TrimSpace(r.stdout); got != test.want {
+			if got := strings.TrimSpace(r.stdout); got != c.filtered(test.want) {
 				t.Errorf("%s: %q, want %q\n%s", test.name, got, test.want, r.stderr)
 			}
 		}
@@ -41,6 +41,15 @@ func TestSecurityOptions(t *testing.T) {
 			oneLine(t, c.try(t, "run", "--rm", "--security-opt", option, "bb:1", "true"), 125, strings.SplitAfter(option, "=")[0][:7])
 		}
 	})
+}
+
+// filtered is what is wanted of a container without a profile of system calls: where there is one ID, changes of owners are
+// filtered all the same.
+func (c *caller) filtered(want string) string {
+	if c.uid == 0 || c.subordinates {
+		return want
+	}
+	return strings.NewReplacer("Seccomp: 0", "Seccomp: 2", "Seccomp:\t0", "Seccomp:\t2").Replace(want)
 }
 
 // TestIsolationFlags gives each flag and looks, from inside, at what it changed.
@@ -80,7 +89,7 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--privileged", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
 		} {
 			r := c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "sh", "-c", test.script)...)
-			if got := strings.TrimSpace(r.stdout); got != test.want {
+			if got := strings.TrimSpace(r.stdout); got != c.filtered(test.want) {
 				t.Errorf("%q: %q, want %q\n%s", test.flags, got, test.want, r.stderr)
 			}
 		}
