@@ -193,6 +193,18 @@ func (u *Union) Node(id uint64) *Node {
 	return n
 }
 
+// Hold returns a live node by its ID, with one more reference; nil if nobody holds it.
+func (u *Union) Hold(id uint64) *Node {
+	s := u.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	if n != nil && id != RootID {
+		n.refs++
+	}
+	return n
+}
+
 // Statfs describes the file system that new data goes to, or that the top branch is on.
 func (u *Union) Statfs(st *unix.Statfs_t) error {
 	if u.upper != nil {

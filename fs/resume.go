@@ -150,6 +150,12 @@ func (f *former) hand(id uint64) {
 	f.mu.Unlock()
 }
 
+func (f *former) has(id uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.handed[id] > 0
+}
+
 // takeBack returns how many of count references of a node are from this server, and no longer the kernel's.
 func (f *former) takeBack(id, count uint64) uint64 {
 	f.mu.Lock()
@@ -165,19 +171,28 @@ func (f *former) takeBack(id, count uint64) uint64 {
 
 // node finds the node of a request, also one that only a former server has looked up; nil if there is no such file.
 func (h *handler) node(id uint64) *cow.Node {
-	n := h.u.Node(id)
-	if n != nil || h.former == nil {
-		return n
+	if h.former == nil {
+		return h.u.Node(id)
 	}
-	n, fresh, err := h.u.Locate(id)
-	if err != nil {
-		h.status("finding a file again", err)
-		return nil
+	if h.former.has(id) {
+		return h.u.Node(id)
 	}
-	if fresh {
-		h.former.hand(id)
+	// Another request may hold the node for a moment only: for the kernel it takes a reference of its own.
+	for {
+		if n := h.u.Hold(id); n != nil {
+			h.former.hand(id)
+			return n
+		}
+		n, fresh, err := h.u.Locate(id)
+		if err != nil {
+			h.status("finding a file again", err)
+			return nil
+		}
+		if fresh {
+			h.former.hand(id)
+			return n
+		}
 	}
-	return n
 }
 
 // forgetFormer is Forget after a takeover.
