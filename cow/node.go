@@ -77,6 +77,13 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 		s := u.shard(id)
 		s.mu.Lock()
 		n := s.nodes[id]
+		if n == nil && s.thin[id].refs > 0 {
+			s.mu.Unlock()
+			if u.thicken(id) == nil {
+				u.dropThin(id) // its directory is gone, or its branch is damaged
+			}
+			continue
+		}
 		if n == nil {
 			n = fill(id)
 			n.refs = 1

@@ -8,13 +8,9 @@ import (
 )
 
 func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
-	if n == nil {
-		return stale
-	}
 	a := h.attr()
 	defer h.done(a)
-	if err := h.u.Getattr(n, a); err != nil {
+	if err := h.u.GetattrID(in.NodeId, a); err != nil {
 		return h.status("getattr", err)
 	}
 	h.fillAttrOut(a, out)

@@ -31,7 +31,7 @@ func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umas
 		h.undo(dir, n, name, a.IsDir())
 		return h.status(op, err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 
@@ -100,7 +100,7 @@ func (h *handler) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateO
 			return h.status("create", err)
 		}
 	}
-	h.fillEntry(n, &a, &out.EntryOut)
+	h.fillEntry(n.ID(), &a, &out.EntryOut)
 	return fuse.OK
 }
 
@@ -119,7 +119,7 @@ func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name str
 	if err != nil {
 		return h.status("symlink", err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 
@@ -132,7 +132,7 @@ func (h *handler) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 	if err := h.u.Link(n, dir, name, &a); err != nil {
 		return h.status("link", err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 
