@@ -16,10 +16,10 @@ TAGS    := urfave_cli_no_docs
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry fuse-overlayfs gcc git libc6-dev mmdebstrap podman procps runc strace
+TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates chromium docker-registry e2fsprogs fish fuse-overlayfs gcc git groff libc6-dev mmdebstrap podman procps runc strace zsh zstd
 
 # The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
-BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs mergerfs podman runc skopeo umoci unionfs-fuse
+BENCH_PACKAGES := bubblewrap busybox-static chromium fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 30m
@@ -57,6 +57,10 @@ bench: build ## Measure unionfs beside its peers, and make a page of it: build/b
 	@scripts/install-packages $(USER_PACKAGES) $(BENCH_PACKAGES)
 	$(BIN) bench full --out build/bench
 
+.PHONY: bench-docs
+bench-docs: build ## Make docs/benchmarks.md of what "make bench" measured last, or of REPORT=FILE
+	$(BIN) bench show $(or $(REPORT),build/bench/report.json) --docs docs
+
 .PHONY: vet
 vet: ## Run go vet
 	$(GO) vet ./...
@@ -79,10 +83,22 @@ fuzz: ## Run every fuzz test for FUZZTIME (20s) each
 	  done; \
 	done
 
+.PHONY: man
+man: build ## Make manual pages of the commands in build/man
+	rm -rf build/man
+	$(BIN) man build/man
+	$(BIN)-bench man build/man
+
 .PHONY: install
-install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under the names that mount(8) and podman look for
+install: build man ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX); with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
 	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 0644 build/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(BIN) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/unionfs
+	$(BIN) completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_unionfs
+	$(BIN) completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/unionfs.fish
 	@if [ -n "$(LINKS)" ]; then \
 	  install -d $(DESTDIR)/sbin; \
 	  ln -sf unionfs $(DESTDIR)$(PREFIX)/bin/fuse-overlayfs; \
@@ -92,4 +108,4 @@ install: build ## Install to $(DESTDIR)$(PREFIX)/bin; with LINKS=1 also under th
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin build/man

@@ -53,6 +53,9 @@ func benchStack(b *testing.B, dir string) (*stack, *catalogue) {
 	if err := makeTree(b.Context(), plain, treeShape{seed: 1, entries: *flagEntries}); err != nil {
 		b.Fatal(err)
 	}
+	if err := makeProject(b.Context(), plain, projectShape{sources: 20, tracked: 1000}); err != nil {
+		b.Fatal(err)
+	}
 	s, err := splitTree(b.Context(), plain, branches, *flagBranches)
 	if err != nil {
 		b.Fatal(err)
@@ -103,6 +106,7 @@ func benchWork(b *testing.B, dir string, s *stack, tree *catalogue, p peer, w *w
 		if m, err = p.mount(b.Context(), s, at); err != nil {
 			b.Fatal(err)
 		}
+		se.root = m.root
 		if se.rootFD, err = openRoot(m.root); err != nil {
 			b.Fatal(err)
 		}

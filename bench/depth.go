@@ -33,6 +33,7 @@ type DepthOptions struct {
 	Root      string        // unionfs --root for Image; "" for unionfs's own choice
 	Branches  []string      // directories that are the branches, top first, instead
 	Limit     time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
+	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
 	Progress  *Progress
 
 	fewOps bool   // do everything a few times only: to see that it works
@@ -45,9 +46,9 @@ func DefaultDepths() []int { return []int{1, 2, 5, 10, 20, 50, 100, 200, 500} }
 // opsOf returns the numbers of operations of each work.
 func opsOf(big int64, few bool) sizes {
 	if few {
-		return sizes{Sample: 60, Create: 20, Change: 10, Appends: 50, Write: 1 << 20, Random: 20, Big: big}
+		return sizes{Sample: 60, Create: 20, Change: 10, Appends: 50, Write: 1 << 20, Random: 20, Big: big, Sources: 6, Tracked: 50}
 	}
-	return sizes{Sample: 4000, Create: 2000, Change: 1000, Appends: 20000, Write: min(big, 256<<20), Random: 4000, Big: big}
+	return sizes{Sample: 4000, Create: 2000, Change: 1000, Appends: 20000, Write: min(big, 256<<20), Random: 4000, Big: big, Sources: 300, Tracked: 10000}
 }
 
 // Depth measures how the cost of a union grows with the number of its branches. When ctx ends, what is mounted is
@@ -113,7 +114,9 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 		return err
 	}
 	b.Progress.start(len(b.Depths) * b.Runs * len(b.peers) * b.steps())
+	b.pace = newPace(b.Budget, len(b.Depths))
 	for _, depth := range b.Depths {
+		b.pace.next()
 		if err := b.measureDepth(ctx, depth); err != nil {
 			return fmt.Errorf("at %d branches: %w", depth, err)
 		}
@@ -142,12 +145,14 @@ type depthBench struct {
 	images  *imageServer
 	plain   string // the tree that is spread over the branches; "" with the user's branches
 	big     string // the large file, while it is not in the tree
+	project bool   // makeProject's directories are in the tree
 	over    map[string]string
 	nonce   int
+	pace    *pace
 }
 
-// bigDepth is the number of branches at which the works on the large file are done: one is enough, as they cost the same
-// at each, and making an image with a large file takes long.
+// bigDepth is the number of branches at which the works on the large file and those of programs are done: one is enough, as
+// the former cost the same at each, and both take long.
 func (b *depthBench) bigDepth() int {
 	best := b.Depths[0]
 	for _, depth := range b.Depths {
@@ -179,6 +184,12 @@ func (b *depthBench) makePlain(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("making the tree: %w", err)
+	}
+	if slices.ContainsFunc(b.works, func(w *work) bool { return w.needsProject }) && b.Image == "" && b.Tree == "" {
+		if err := makeProject(ctx, b.plain, projectShape{b.sizes.Sources, b.sizes.Tracked}); err != nil {
+			return err
+		}
+		b.project = true
 	}
 	if slices.ContainsFunc(b.works, func(w *work) bool { return w.needsBig }) && b.Big > 0 {
 		b.big = filepath.Join(b.scratch, bigName)

@@ -33,6 +33,7 @@ type point struct {
 
 // Titles of the page's sections, in its order.
 const (
+	sectionRatio      = "The number of branches: ratios to the kernel's overlayfs"
 	sectionCold       = "Reading, caches dropped"
 	sectionWarm       = "Reading, caches filled"
 	sectionWrite      = "Writing"
@@ -40,7 +41,7 @@ const (
 )
 
 func sections() []string {
-	return []string{sectionCold, sectionWarm, sectionWrite, sectionContainers}
+	return []string{sectionRatio, sectionCold, sectionWarm, sectionWrite, sectionContainers}
 }
 
 // figures returns the report's plots: one for each work and state, in the order of the works.
@@ -59,6 +60,9 @@ func (r *Report) figures() []figure {
 	for _, f := range order {
 		if made := r.figureOf(keys[f]); len(made.series) > 0 {
 			figures = append(figures, made)
+			if ratios := r.ratioFigure(made, keys[f]); len(ratios.series) > 1 {
+				figures = append(figures, ratios)
+			}
 		}
 	}
 	slices.SortStableFunc(figures, func(a, b figure) int {
@@ -87,6 +91,8 @@ func (r *Report) figureOf(keys []Key) figure {
 		f.xTitle, f.xText = "size of the file", func(x float64) string { return humanSize(int64(x)) }
 	case "memory":
 		f.xTitle = "entries of the tree"
+	case "images":
+		f.xTitle = "layers"
 	}
 	for _, key := range keys {
 		f.xs = append(f.xs, key.x())
@@ -117,6 +123,36 @@ func (r *Report) figureOf(keys []Key) figure {
 	return f
 }
 
+// unitRatio is the unit of ratios.
+const unitRatio = "×"
+
+// ratioFigure makes a plot of ratios to overlayfs of one of times over numbers of branches. It has no lines if there is no
+// overlayfs, or there are fewer than three numbers.
+func (r *Report) ratioFigure(f figure, keys []Key) figure {
+	if len(f.xs) < 3 || !keys[0].ofUnions() || keys[0].Work == "mount" {
+		return figure{}
+	}
+	ratios := f
+	ratios.id, ratios.section, ratios.unit, ratios.series = "ratio-"+f.id, sectionRatio, unitRatio, nil
+	ratios.subtitle = f.subtitle + "; overlayfs is 1"
+	for _, s := range f.series {
+		made := series{peer: s.peer}
+		for _, at := range s.points {
+			i := slices.IndexFunc(keys, func(k Key) bool { return k.x() == at.x })
+			base := r.find(keys[i], peerOverlayfs)
+			if base == nil || len(base.Values) == 0 {
+				continue
+			}
+			by := base.Median()
+			made.points = append(made.points, point{at.x, at.median / by, at.lower / by, at.upper / by})
+		}
+		if len(made.points) > 1 {
+			ratios.series = append(ratios.series, made)
+		}
+	}
+	return ratios
+}
+
 // x is the parameter that plots have on their horizontal axis.
 func (k Key) x() float64 {
 	if k.Param != 0 {
@@ -126,7 +162,9 @@ func (k Key) x() float64 {
 }
 
 // ofUnions reports whether the measurement is one of Depth.
-func (k Key) ofUnions() bool { return k.Bench == "depth" || k.Bench == "files" }
+func (k Key) ofUnions() bool {
+	return slices.Contains([]string{"depth", "files", "programs", "big"}, k.Bench)
+}
 
 func sectionOf(key Key) string {
 	if !key.ofUnions() && key.Bench != "copyup" {
@@ -152,8 +190,12 @@ func (r *Report) describe(key Key, ops int) string {
 			about = fmt.Sprintf(about, ops)
 		}
 		switch w.name {
-		case "seqread", "touch-big":
+		case "seqread", "touch-big", "beside-copyup":
 			about += " (" + humanSize(r.Sizes.Big) + ")"
+		case "git-status":
+			about += fmt.Sprintf(" (%d files)", r.Sizes.Tracked)
+		case "build":
+			about += fmt.Sprintf(" (%d files)", r.Sizes.Sources)
 		case "seqwrite":
 			about += " (" + humanSize(r.Sizes.Write) + ")"
 		}

@@ -10,21 +10,52 @@ import (
 
 // FullOptions says where [Full] measures.
 type FullOptions struct {
-	Program  string // the unionfs to measure
-	Dir      string // where branches, images and mounts are made
-	Small    bool   // seconds instead of minutes: to see that everything works, not to learn anything
+	Program  string        // the unionfs to measure
+	Worker   string        // as in ContainerOptions
+	Dir      string        // where branches, images and mounts are made
+	Small    bool          // seconds instead of minutes: to see that everything works, not to learn anything
+	Parts    []string      // of FullPartNames; nil for all
+	Budget   time.Duration // about how long it may take in all; 0 for as long as it takes
 	Progress *Progress
 }
+
+// DefaultBudget is the time that Full is given if the user says nothing: on a machine that does nothing else it ends within
+// a quarter of an hour.
+const DefaultBudget = 12 * time.Minute
 
 // Full measures everything that the documentation shows, in one report. A benchmark that fails is noted in the report and
 // doesn't keep the others from being done.
 func Full(ctx context.Context, o FullOptions) (*Report, error) {
+	parts := fullParts(o)
+	for _, name := range o.Parts {
+		if !slices.Contains(FullPartNames(), name) {
+			return nil, fmt.Errorf("unknown part %q; known are %v", name, FullPartNames())
+		}
+	}
+	if len(o.Parts) > 0 {
+		parts = slices.DeleteFunc(parts, func(p fullPart) bool { return !slices.Contains(o.Parts, p.name) })
+	}
+	total := 0.0
+	for _, part := range parts {
+		total += part.weight
+	}
+	o.Progress.plan(total)
 	return measureInto(ctx, o.Dir, func(r *Report) error {
-		for _, part := range fullParts(o) {
+		start, left := time.Now(), total
+		for _, part := range parts {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			made, err := part.measure(ctx)
+			o.Progress.section(part.weight)
+			// What earlier parts left of their time is for the later ones.
+			budget := time.Duration(float64(o.Budget-time.Since(start)) * part.weight / left)
+			if o.Budget == 0 {
+				budget = 0
+			} else if budget <= 0 {
+				budget = 1 // one round
+			}
+			left -= part.weight
+			made, err := part.measure(ctx, budget)
 			if made != nil {
 				r.add(made)
 			}
@@ -39,45 +70,101 @@ func Full(ctx context.Context, o FullOptions) (*Report, error) {
 	})
 }
 
+// fullPart is one of the benchmarks.
 type fullPart struct {
 	name    string
-	measure func(context.Context) (*Report, error)
+	weight  float64 // of its time; about its seconds on the machine of docs/benchmarks.md
+	measure func(context.Context, time.Duration) (*Report, error)
+}
+
+// FullPartNames lists the parts of Full, in their order.
+func FullPartNames() []string {
+	var names []string
+	for _, part := range fullParts(FullOptions{}) {
+		names = append(names, part.name)
+	}
+	return names
+}
+
+// fullSizes is how much Full does.
+type fullSizes struct {
+	entries, fewEntries, imageEntries int
+	growing, complete, one, layers    []int
+	runs, starts, asleep              int
+	big                               int64
+	copied                            []int64
+	trees                             []int
+	peers, mainPeers                  []string
+}
+
+func sizesOf(small bool) fullSizes {
+	if small {
+		return fullSizes{
+			entries: 300, fewEntries: 200, imageEntries: 300, growing: []int{1, 2, 10}, complete: []int{3}, one: []int{3}, layers: []int{3},
+			runs: 1, starts: 2, asleep: 2, big: 4 << 20, copied: []int64{4 << 10, 1 << 20}, trees: []int{300},
+			peers: PeerNames(), mainPeers: PeerNames(),
+		}
+	}
+	return fullSizes{
+		entries: 14114, fewEntries: 2000, imageEntries: 20000, growing: []int{1, 5, 20, 100, 500}, complete: []int{10, 120}, one: []int{10}, layers: []int{10},
+		runs: 5, starts: 20, asleep: 20, big: 1 << 30, copied: []int64{4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20}, trees: []int{1000, 14114, 1000000},
+		peers:     slices.DeleteFunc(PeerNames(), func(name string) bool { return name == peerUnionfsFuse }), // too slow at a large tree
+		mainPeers: []string{peerOverlayfs, peerFuseOverlayfs, peerPlain},
+	}
 }
 
 func fullParts(o FullOptions) []fullPart {
-	entries, fewEntries, runs, big := 14000, 2000, 3, int64(256<<20)
-	growing, complete := []int{1, 5, 20, 100, 500}, []int{10, 120}
-	copied := []int64{4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20}
-	trees, layers, starts := []int{1000, 14000, 50000}, []int{1, 10, 60}, 20
-	if o.Small {
-		entries, fewEntries, runs, big = 300, 200, 1, 4<<20
-		growing, complete = []int{1, 2}, []int{3}
-		copied, trees, layers, starts = []int64{4 << 10, 1 << 20}, []int{300}, []int{3}, 2
+	s := sizesOf(o.Small)
+	// unions returns a part over branches: all or some works, some of them cold too.
+	unions := func(label string, weight float64, change func(*DepthOptions)) fullPart {
+		d := DepthOptions{
+			Program: o.Program, Dir: o.Dir, Against: s.peers, Cold: true, Warm: true, Entries: s.entries, Seed: 1, Big: s.big,
+			Runs: s.runs, Limit: 8 * time.Second, Progress: o.Progress, fewOps: o.Small, label: label,
+		}
+		change(&d)
+		return fullPart{label, weight, func(ctx context.Context, budget time.Duration) (*Report, error) {
+			d.Budget = budget
+			return Depth(ctx, d)
+		}}
 	}
-	all := DepthOptions{
-		Program: o.Program, Dir: o.Dir, Against: PeerNames(), Cold: true, Warm: true, Entries: entries, Seed: 1, Big: big,
-		Depths: complete, Works: WorkNames(), ColdWorks: []string{"walk", "walk-parallel", "walk-read", "seqread", "randread"},
-		Runs: runs, Limit: 8 * time.Second, Progress: o.Progress, fewOps: o.Small, label: "files",
+	containers := func(name string, weight float64, runs int, measure func(context.Context, ContainerOptions) (*Report, error)) fullPart {
+		c := ContainerOptions{
+			Program: o.Program, Worker: o.Worker, Dir: o.Dir, Against: ToolNames(), Runs: runs, Entries: s.imageEntries, Depths: s.layers,
+			Asleep: s.asleep, Progress: o.Progress,
+		}
+		return fullPart{name, weight, func(ctx context.Context, budget time.Duration) (*Report, error) {
+			c.Budget = budget
+			return measure(ctx, c)
+		}}
 	}
-	// Fewer entries, so that many numbers of branches can be measured.
-	few := all
-	few.label, few.Entries, few.Depths = "depth", fewEntries, growing
-	few.Works, few.ColdWorks = []string{"walk", "negative", "open-read"}, []string{"walk"}
-	files := PeerNames()
-	container := ContainerOptions{Program: o.Program, Dir: o.Dir, Against: ToolNames(), Runs: starts, Entries: entries, Depths: layers, Progress: o.Progress}
-	pull := container
-	pull.Runs = runs
+	programs := []string{"tar", "git-status", "build"}
+	big := []string{"seqread", "randread", "touch-big", "small", "beside-copyup"}
+	others := slices.DeleteFunc(WorkNames(), func(name string) bool { return slices.Contains(programs, name) || slices.Contains(big, name) })
 	return []fullPart{
-		{"depth", func(ctx context.Context) (*Report, error) { return Depth(ctx, few) }},
-		{"run", func(ctx context.Context) (*Report, error) { return Run(ctx, container) }},
-		{"files", func(ctx context.Context) (*Report, error) { return Depth(ctx, all) }},
-		{"copyup", func(ctx context.Context) (*Report, error) {
-			return CopyUp(ctx, CopyUpOptions{Program: o.Program, Dir: o.Dir, Against: files, Runs: runs, Sizes: copied, Progress: o.Progress})
+		// Fewer entries, so that many numbers of branches can be measured, and more peers.
+		unions("depth", 110, func(d *DepthOptions) {
+			d.Entries, d.Depths, d.Against, d.Limit = s.fewEntries, s.growing, PeerNames(), 4*time.Second
+			d.Works, d.ColdWorks = []string{"walk", "negative", "open-read"}, []string{"walk"}
+		}),
+		containers("run", 50, s.starts, Run),
+		unions("files", 170, func(d *DepthOptions) {
+			d.Depths, d.Works, d.ColdWorks = s.complete, others, []string{"walk", "walk-parallel", "walk-read", "negative"}
+		}),
+		containers("images", 100, s.runs, Images),
+		unions("programs", 90, func(d *DepthOptions) {
+			d.Depths, d.Works, d.Against, d.Limit = s.one, programs, s.mainPeers, 20*time.Second
+		}),
+		unions("big", 80, func(d *DepthOptions) {
+			d.Depths, d.Works, d.Against, d.Entries = s.one, big, s.mainPeers, s.fewEntries
+			d.Limit = 20 * time.Second
+		}),
+		{"copyup", 25, func(ctx context.Context, _ time.Duration) (*Report, error) {
+			return CopyUp(ctx, CopyUpOptions{Program: o.Program, Dir: o.Dir, Against: s.peers, Runs: min(s.runs, 3), Sizes: s.copied, Progress: o.Progress})
 		}},
-		{"memory", func(ctx context.Context) (*Report, error) {
-			return Memory(ctx, MemoryOptions{Program: o.Program, Dir: o.Dir, Against: files, Runs: 1, Entries: trees, Progress: o.Progress})
+		containers("volume", 30, 2*s.runs, Volumes),
+		{"memory", 75, func(ctx context.Context, _ time.Duration) (*Report, error) {
+			return Memory(ctx, MemoryOptions{Program: o.Program, Dir: o.Dir, Against: s.peers, Runs: 1, Entries: s.trees, Progress: o.Progress})
 		}},
-		{"pull", func(ctx context.Context) (*Report, error) { return Pull(ctx, pull) }},
 	}
 }
 
@@ -96,9 +183,11 @@ func (r *Report) add(other *Report) {
 	}
 	if other.Tree != "" {
 		r.Sizes = other.Sizes
-		if r.Tree != "" {
-			r.Tree += "; where it says large tree, "
+		for _, m := range other.Measurements {
+			if r.Trees == nil {
+				r.Trees = map[string]string{}
+			}
+			r.Trees[m.Bench] = other.Tree
 		}
-		r.Tree += other.Tree
 	}
 }

@@ -64,6 +64,7 @@ func TestFull(t *testing.T) {
 	if got := bytes.Count(lines, []byte("\n")); got <= values {
 		t.Errorf("report.csv has %d lines for %d values", got, values)
 	}
+	t.Run("document", func(t *testing.T) { testDocument(t, r) })
 	t.Run("page", func(t *testing.T) { testPage(t, out, r) })
 }
 
@@ -76,30 +77,63 @@ func assertMeasured(t *testing.T, r *Report) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			states := []string{stateWarm}
+			state := stateWarm
 			if w.coldOnly {
-				states = []string{stateCold}
+				state = stateCold
 			}
-			for _, state := range states {
-				m := r.find(Key{Bench: "files", Work: w.name, State: state, Depth: 3}, name)
-				switch {
-				case m == nil:
-					t.Errorf("%s %s %s wasn't measured", name, w.name, state)
-				case p.unable(w) == "" && len(m.Values) == 0:
-					t.Errorf("%s %s %s has no values: %s", name, w.name, state, m.Status)
-				}
+			i := slices.IndexFunc(r.Measurements, func(m Measurement) bool {
+				return m.ofUnions() && m.Work == w.name && m.State == state && m.Peer == name
+			})
+			switch {
+			case i < 0:
+				t.Errorf("%s %s %s wasn't measured", name, w.name, state)
+			case p.unable(w) == "" && len(r.Measurements[i].Values) == 0:
+				t.Errorf("%s %s %s has no values: %s", name, w.name, state, r.Measurements[i].Status)
 			}
 		}
 	}
-	for _, bench := range []string{"copyup", "memory", "run", "pull"} {
-		for _, peer := range r.peersOf(bench) {
-			i := slices.IndexFunc(r.Measurements, func(m Measurement) bool { return m.Bench == bench && m.Peer == peer })
-			if m := r.Measurements[i]; len(m.Values) == 0 {
-				t.Errorf("%s %s has no values: %s", peer, bench, m.Status)
-			}
+	for _, m := range r.Measurements {
+		if !m.ofUnions() && len(m.Values) == 0 {
+			t.Errorf("%s %s %s has no values: %s", m.Peer, m.Bench, m.Work, m.Status)
 		}
+	}
+	for _, bench := range []string{"copyup", "memory", "run", "images", "volume"} {
 		if !slices.Contains(r.peersOf(bench), peerUnionfs) {
 			t.Errorf("unionfs wasn't measured by %s", bench)
+		}
+	}
+	for _, goal := range r.goals() {
+		// That one is of a million files.
+		if goal.Measured == "" && !strings.HasPrefix(goal.What, "Memory for each node") {
+			t.Errorf("nothing measures the goal %q", goal.What)
+		}
+	}
+}
+
+// testDocument makes the document of a report, all of whose plots must be there.
+func testDocument(t *testing.T, r *Report) {
+	dir := t.TempDir()
+	if err := r.WriteDocument(dir); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := 0
+	for _, part := range strings.Split(string(content), "](bench/")[1:] {
+		name, _, _ := strings.Cut(part, ")")
+		if _, err := os.Stat(filepath.Join(dir, "bench", name)); err != nil {
+			t.Error(err)
+		}
+		links++
+	}
+	if links < 8 {
+		t.Errorf("the document has %d links", links)
+	}
+	for _, want := range []string{"## Goals", "## Where peers are ahead", "| walk-parallel |", "| commit |", "fuse-overlayfs: version"} {
+		if !strings.Contains(string(content), want) {
+			t.Errorf("the document lacks %q", want)
 		}
 	}
 }

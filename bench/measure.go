@@ -35,13 +35,17 @@ type group struct {
 // groups returns what is measured at a number of branches. Cold work gets a mount for each; so does all that changes the
 // tree together.
 func (b *depthBench) groups(depth int) []group {
-	var groups []group
+	var groups, alone []group
 	warm, writes := group{state: stateWarm}, group{state: stateWarm}
 	for _, w := range b.works {
-		if w.needsBig && (b.big == "" || depth != b.bigDepth()) {
+		if w.needsBig && (b.big == "" || depth != b.bigDepth()) || w.needsProject && (!b.project || depth != b.bigDepth()) {
 			continue
 		}
 		switch {
+		case w.alone:
+			if b.Warm {
+				alone = append(alone, group{stateWarm, []*work{w}})
+			}
 		case w.writes:
 			writes.works = append(writes.works, w)
 		default:
@@ -59,7 +63,7 @@ func (b *depthBench) groups(depth int) []group {
 	if b.Warm && len(writes.works) > 0 {
 		groups = append(groups, writes)
 	}
-	return groups
+	return append(groups, alone...)
 }
 
 // steps returns the number of groups at most depths, for the progress.
@@ -90,6 +94,10 @@ func (b *depthBench) measureDepth(ctx context.Context, depth int) (err error) {
 	}
 	groups := b.groups(depth)
 	for run := range b.Runs {
+		if run > 0 && !b.pace.more() {
+			b.Progress.step((b.Runs - run) * len(candidates) * b.steps())
+			break
+		}
 		for i := range candidates {
 			// Another one is first each time, so that nobody always has the others' leftovers.
 			c := candidates[(i+run)%len(candidates)]
@@ -106,6 +114,7 @@ func (b *depthBench) measureDepth(ctx context.Context, depth int) (err error) {
 			}
 			b.Progress.step(b.steps())
 		}
+		b.pace.round()
 	}
 	return nil
 }
@@ -150,7 +159,7 @@ func (b *depthBench) check(ctx context.Context, s *stack) ([]candidate, error) {
 }
 
 // compareLimit is how long a peer may take to show all it has once.
-const compareLimit = 45 * time.Second
+const compareLimit = 20 * time.Second
 
 func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalogue, error) {
 	m, err := b.mount(ctx, s, p)
@@ -220,7 +229,7 @@ func (b *depthBench) measureWorks(ctx context.Context, s *stack, c candidate, st
 	defer unix.Close(rootFD)
 	var stop atomic.Bool
 	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
-	se := &session{rootFD: rootFD, tree: c.tree, sizes: b.sizes, files: sample(c.tree.files, "sample", b.sizes.Sample), stop: &stop}
+	se := &session{rootFD: rootFD, root: m.root, tree: c.tree, sizes: b.sizes, files: sample(c.tree.files, "sample", b.sizes.Sample), stop: &stop}
 	for _, w := range todo {
 		stop.Store(ctx.Err() != nil)
 		if state == stateCold {

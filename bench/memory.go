@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +47,13 @@ func memoryInto(ctx context.Context, o MemoryOptions, r *Report) (err error) {
 	return nil
 }
 
+// plainLimit is the number of entries above which a tree is only of empty files, and no image of it is made: making all
+// that would take much longer than what is measured. Few peers are asked then, for the same reason.
+const plainLimit = 200000
+
+// memoryLimit is how long a server may take to show all it has.
+const memoryLimit = 60 * time.Second
+
 func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries int, r *Report) (err error) {
 	o.Progress.part(fmt.Sprintf("memory: making %d entries", entries), "")
 	b := &depthBench{DepthOptions: DepthOptions{Program: o.Program, Dir: o.Dir, Entries: entries, Seed: 1, Depths: []int{memoryBranches}}, report: &Report{}}
@@ -56,33 +65,81 @@ func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries i
 		return err
 	}
 	defer func() { err = errors.Join(err, b.images.close()) }()
-	if err := b.makePlain(ctx); err != nil {
-		return err
-	}
-	tree, err := takeCatalogue(ctx, b.plain)
+	s, tree, err := memoryStack(ctx, b)
 	if err != nil {
 		return err
 	}
-	s, err := b.makeStack(ctx, memoryBranches)
-	if err != nil {
-		return err
+	if entries > plainLimit {
+		peers = slices.DeleteFunc(slices.Clone(peers), func(p peer) bool { return p.name() != peerUnionfs && p.name() != peerFuseOverlayfs })
 	}
 	for run := range o.Runs {
 		for i := range peers {
 			p := peers[(i+run)%len(peers)]
 			o.Progress.part(fmt.Sprintf("memory, %d entries, run %d of %d", entries, run+1, o.Runs), p.name())
 			bytes, err := memoryOf(ctx, b, s, p, tree)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.name(), err)
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			if bytes > 0 {
-				m := r.at(Key{Bench: "memory", Work: "memory", Depth: memoryBranches, Param: int64(entries)}, p.name(), "B")
+			key := Key{Bench: "memory", Work: "memory", Depth: memoryBranches, Param: int64(entries)}
+			switch {
+			case errors.Is(err, errStopped):
+				r.at(key, p.name(), "B").Status = fmt.Sprintf("takes longer than %v to show %d entries", memoryLimit, entries)
+			case err != nil:
+				r.at(key, p.name(), "B").Status = "fails: " + err.Error()
+			case bytes > 0:
+				m := r.at(key, p.name(), "B")
 				m.Ops, m.Values = tree.entries, append(m.Values, float64(bytes))
 			}
 			o.Progress.step(1)
 		}
 	}
 	return nil
+}
+
+// memoryStack makes the branches, and tells how many entries they show.
+func memoryStack(ctx context.Context, b *depthBench) (*stack, *catalogue, error) {
+	if b.Entries > plainLimit {
+		return emptyFiles(ctx, filepath.Join(b.scratch, "branches"), b.Entries)
+	}
+	if err := b.makePlain(ctx); err != nil {
+		return nil, nil, err
+	}
+	tree, err := takeCatalogue(ctx, b.plain)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := b.makeStack(ctx, memoryBranches)
+	return s, tree, err
+}
+
+// emptyFiles makes branches with that many entries: directories of a thousand empty files, each directory in one branch.
+func emptyFiles(ctx context.Context, dir string, entries int) (*stack, *catalogue, error) {
+	s := &stack{dir: dir}
+	for i := range memoryBranches {
+		s.lowers = append(s.lowers, strconv.Itoa(i))
+	}
+	const inDirectory = 1000
+	made := 0
+	for i := 0; made < entries; i++ {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		sub := filepath.Join(dir, s.lowers[i%memoryBranches], "dir-"+strconv.Itoa(i))
+		if err := os.MkdirAll(sub, 0o755); err != nil {
+			return nil, nil, err
+		}
+		fd, err := openRoot(sub)
+		if err != nil {
+			return nil, nil, err
+		}
+		for made++; made%inDirectory != 0 && made < entries && err == nil; made++ {
+			err = unix.Mknodat(fd, "file-"+strconv.Itoa(made), unix.S_IFREG|0o644, 0)
+		}
+		if err = errors.Join(err, unix.Close(fd)); err != nil {
+			return nil, nil, fmt.Errorf("making files in %s: %w", sub, err)
+		}
+	}
+	return s, &catalogue{entries: entries}, nil
 }
 
 // memoryOf returns the resident memory of a server in bytes, 0 if there is no server.
@@ -102,6 +159,7 @@ func memoryOf(ctx context.Context, b *depthBench, s *stack, p peer, tree *catalo
 	defer unix.Close(rootFD)
 	stop, end := neverStopped(ctx)
 	defer end()
+	defer time.AfterFunc(memoryLimit, func() { stop.Store(true) }).Stop()
 	if _, err := walk(&session{rootFD: rootFD, tree: tree, stop: stop}); err != nil {
 		return 0, err
 	}

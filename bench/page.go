@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"time"
 )
 
 //go:embed page.html
@@ -25,19 +26,30 @@ type page struct {
 	Tables    []pageTable
 	Reasons   []string
 	Command   string
+	Tiles     []tile
+	Glance    []glanceRow
+	Goals     []goalRow
+	Measured  int // goals
+	Reached   int
+	Percent   int
+	Took      time.Duration
+	Ahead     []behind
 }
 
 type pageSection struct {
+	Short   string // for the list of sections
 	Title   string
 	Figures []pageFigure
 }
 
 type pageFigure struct {
-	ID, Subtitle string
-	SVG          template.HTML
+	ID, Title, Subtitle string
+	SVG                 template.HTML
 }
 
 type pageTable struct {
+	Title  string
+	Tree   string // what the branches hold
 	Header []string
 	Rows   [][]pageCell
 }
@@ -53,11 +65,8 @@ type changeRow struct {
 // WritePage writes a page with all plots and figures, which needs nothing besides itself. With an earlier report it says
 // what changed since.
 func (r *Report) WritePage(w io.Writer, earlier *Report) error {
-	p := page{
-		Report: r, Earlier: earlier, Compared: earlier != nil,
-		Machine: r.Machine.String(), Variables: template.CSS(themeVariables()), Baseline: r.baselineNames(),
-		Tables: r.pageTables(), Reasons: r.reasons(), Command: commandLine(r.Command),
-	}
+	p := r.summary()
+	p.Earlier, p.Compared = earlier, earlier != nil
 	if earlier != nil {
 		for _, c := range Compare(earlier, r) {
 			if c.Beyond() {
@@ -66,7 +75,7 @@ func (r *Report) WritePage(w io.Writer, earlier *Report) error {
 		}
 	}
 	for _, title := range sections() {
-		section := pageSection{Title: title}
+		section := pageSection{Short: shortTitle(title), Title: title}
 		for _, f := range r.figures() {
 			if f.section != title {
 				continue
@@ -76,7 +85,7 @@ func (r *Report) WritePage(w io.Writer, earlier *Report) error {
 				return err
 			}
 			// Not from outside: it was drawn here, and its texts are escaped.
-			section.Figures = append(section.Figures, pageFigure{f.id, f.subtitle, template.HTML(svg)})
+			section.Figures = append(section.Figures, pageFigure{f.id, f.title, f.subtitle, template.HTML(svg)})
 		}
 		if len(section.Figures) > 0 {
 			p.Sections = append(p.Sections, section)
@@ -87,6 +96,19 @@ func (r *Report) WritePage(w io.Writer, earlier *Report) error {
 		return err
 	}
 	return t.Execute(w, p)
+}
+
+// summary is all of a page but its plots and changes.
+func (r *Report) summary() page {
+	p := page{
+		Report: r, Machine: r.Machine.String(), Variables: template.CSS(themeVariables()), Baseline: r.baselineNames(),
+		Tables: r.pageTables(), Reasons: r.reasons(), Command: commandLine(r.Command),
+		Tiles: r.tiles(), Glance: r.glance(), Goals: r.goals(), Ahead: r.peersAhead(),
+		Took: time.Duration(r.Seconds * float64(time.Second)).Round(time.Second),
+	}
+	p.Measured, p.Reached = reached(p.Goals)
+	p.Percent = 100 * p.Reached / max(1, p.Measured)
+	return p
 }
 
 func (m Machine) String() string {
@@ -103,7 +125,7 @@ func (r *Report) pageTables() []pageTable {
 		if key.Bench != bench {
 			bench = key.Bench
 			header := append([]string{"work", "state", strings.ToLower(paramTitle(bench))}, peers...)
-			tables = append(tables, pageTable{Header: header})
+			tables = append(tables, pageTable{Title: benchTitle(bench), Tree: r.treeOf(bench), Header: header})
 		}
 		row := []pageCell{{Value: key.Work}, {Value: key.State, Class: "text"}, {Value: key.paramText()}}
 		for _, peer := range peers {
@@ -113,6 +135,44 @@ func (r *Report) pageTables() []pageTable {
 		last.Rows = append(last.Rows, row)
 	}
 	return tables
+}
+
+func shortTitle(title string) string {
+	short, _, _ := strings.Cut(title, ":")
+	return short
+}
+
+// treeOf says what the branches of a benchmark hold, "" if it has none.
+func (r *Report) treeOf(bench string) string {
+	if tree := r.Trees[bench]; tree != "" || !(Key{Bench: bench}).ofUnions() {
+		return tree
+	}
+	return r.Tree
+}
+
+// benchTitle says what a benchmark is about.
+func benchTitle(bench string) string {
+	switch bench {
+	case "depth":
+		return "Few works, many numbers of branches"
+	case "files":
+		return "All works on a large tree"
+	case "programs":
+		return "Programs that people use"
+	case "big":
+		return "A large file"
+	case "copyup":
+		return "Writing one byte into a file of a lower branch"
+	case "memory":
+		return "Memory of servers"
+	case "run":
+		return "Starting containers"
+	case "images":
+		return "Images"
+	case "volume":
+		return "Volumes"
+	}
+	return bench
 }
 
 func (r *Report) pageCell(key Key, peer string) pageCell {
@@ -126,12 +186,7 @@ func (r *Report) pageCell(key Key, peer string) pageCell {
 	}
 	if ratio := r.toBaseline(key, peer); !math.IsNaN(ratio) {
 		c.Ratio = ratioText(ratio)
-		switch {
-		case ratio <= 0.95:
-			c.Class = "good"
-		case ratio >= 1.05:
-			c.Class = "bad"
-		}
+		c.Class = ratioClass(ratio)
 	}
 	return c
 }

@@ -204,8 +204,11 @@ func (b *tailBuffer) Write(p []byte) (int, error) {
 func (b *tailBuffer) line() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	text := strings.TrimSpace(string(b.kept))
-	if text == "" {
+	return lastLine(string(b.kept))
+}
+
+func lastLine(text string) string {
+	if text = strings.TrimSpace(text); text == "" {
 		return "it printed nothing"
 	}
 	return text[strings.LastIndexByte(text, '\n')+1:]

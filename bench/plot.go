@@ -214,10 +214,11 @@ func (s *series) glyphStyle() draw.GlyphStyle {
 
 // tickText writes a round value.
 func tickText(v float64, unit string) string {
-	if unit == "B" {
-		return humanSize(int64(v))
-	}
 	switch {
+	case unit == "B":
+		return humanSize(int64(v))
+	case unit == unitRatio:
+		return fmt.Sprintf("%.3g×", v)
 	case v == 0:
 		return "0"
 	case v >= 0.9995:

@@ -18,17 +18,19 @@ const reportVersion = 1
 
 // Report is all that one invocation measured, in the form in which it is kept as JSON.
 type Report struct {
-	Version      int           `json:"version"`
-	Started      time.Time     `json:"started"`
-	Seconds      float64       `json:"seconds"` // how long it took
-	Command      []string      `json:"command"`
-	Interrupted  bool          `json:"interrupted,omitempty"` // it was ended early: what is here was measured, and more was to come
-	Machine      Machine       `json:"machine"`
-	Peers        []PeerInfo    `json:"peers"`
-	Sizes        sizes         `json:"sizes"`
-	Tree         string        `json:"tree,omitempty"`  // what the branches hold, in words
-	Notes        []string      `json:"notes,omitempty"` // what the reader must know besides
-	Measurements []Measurement `json:"measurements"`
+	Version     int        `json:"version"`
+	Started     time.Time  `json:"started"`
+	Seconds     float64    `json:"seconds"` // how long it took
+	Command     []string   `json:"command"`
+	Interrupted bool       `json:"interrupted,omitempty"` // it was ended early: what is here was measured, and more was to come
+	Machine     Machine    `json:"machine"`
+	Peers       []PeerInfo `json:"peers"`
+	Sizes       sizes      `json:"sizes"`
+	Tree        string     `json:"tree,omitempty"` // what the branches hold, in words
+	// Trees is that for each Key.Bench, where there are several.
+	Trees        map[string]string `json:"trees,omitempty"`
+	Notes        []string          `json:"notes,omitempty"` // what the reader must know besides
+	Measurements []Measurement     `json:"measurements"`
 }
 
 // PeerInfo says what was measured.
@@ -41,11 +43,11 @@ type PeerInfo struct {
 
 // Key says what a measurement is of.
 type Key struct {
-	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, run or pull
+	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, programs and big (as files), run, images or volume
 	Work  string `json:"work"`
 	State string `json:"state,omitempty"` // cold or warm
 	Depth int    `json:"depth"`           // number of branches; 0 if it doesn't matter
-	Param int64  `json:"param,omitempty"` // copyup: size of the file in bytes; memory: number of entries
+	Param int64  `json:"param,omitempty"` // copyup: size of the file in bytes; memory: number of entries; asleep: number of containers
 }
 
 // Measurement is one kind of work, done by one peer, several times.

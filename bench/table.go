@@ -13,7 +13,7 @@ var nan = math.NaN()
 
 // WriteTable writes a table for people: what was measured in lines, peers in columns, medians with half the distance of
 // their quartiles, and the ratio to the first of overlayfs,
-// fuse-overlayfs and podman that was measured.
+// fuse-overlayfs, podman and the host that was measured.
 func (r *Report) WriteTable(w io.Writer) error {
 	bench := ""
 	var peers []string
@@ -87,7 +87,7 @@ func (r *Report) reasons() []string {
 }
 
 func (r *Report) baselineNames() string {
-	return "overlayfs, or, where that wasn't measured, to fuse-overlayfs or podman"
+	return "overlayfs, or, where that wasn't measured, to fuse-overlayfs or podman; for volumes to the host's own file system"
 }
 
 func paramTitle(bench string) string {
@@ -96,6 +96,10 @@ func paramTitle(bench string) string {
 		return "FILE"
 	case "memory":
 		return "ENTRIES"
+	case "images":
+		return "LAYERS"
+	case "run", "volume":
+		return "NUMBER"
 	}
 	return "BRANCHES"
 }
@@ -105,6 +109,8 @@ func (k Key) paramText() string {
 	case k.Bench == "copyup":
 		return humanSize(k.Param)
 	case k.Bench == "memory":
+		return fmt.Sprint(k.Param)
+	case k.Param != 0:
 		return fmt.Sprint(k.Param)
 	case k.Depth == 0:
 		return "-"
@@ -133,6 +139,12 @@ func (r *Report) cell(key Key, peer string) string {
 
 // toBaseline returns the ratio to what footnotes says.
 func (r *Report) toBaseline(key Key, peer string) float64 {
+	if key.Bench == "volume" {
+		if peer == peerHost {
+			return nan
+		}
+		return r.ratio(key, peer, peerHost)
+	}
 	for _, baseline := range []string{peerOverlayfs, peerFuseOverlayfs, peerPodman} {
 		if m := r.find(key, baseline); m != nil && len(m.Values) > 0 {
 			if peer == baseline {
@@ -173,6 +185,8 @@ func valueText(v float64, unit string) string {
 	switch {
 	case math.IsNaN(v):
 		return "-"
+	case unit == unitRatio:
+		return ratioText(v)
 	case unit == "B":
 		return fmt.Sprintf("%.1f MiB", v/(1<<20))
 	case v >= 1:

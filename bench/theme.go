@@ -16,6 +16,9 @@ import (
 // hue is a colour on light and on dark ground.
 type hue struct{ name, light, dark string }
 
+// variable is the colour's name in CSS, which has no plus signs in names.
+func (h hue) variable() string { return strings.ReplaceAll(h.name, "+", "-") }
+
 const (
 	themeInk  = "ink"
 	themeGrid = "grid"
@@ -35,8 +38,10 @@ func hues() []hue {
 		{peerMergerfs, "#846358", "#d0a98f"},
 		{peerPlain, "#6c757d", "#adb5bd"},
 		{peerPodman, "#9c36b5", "#da77f2"},
+		{peerPodmanFuse, "#2f9e44", "#69db7c"},
+		{peerHost, "#6c757d", "#adb5bd"},
 		{peerRunc, "#1971c2", "#4dabf7"},
-		{peerBubblewrap, "#2f9e44", "#69db7c"},
+		{peerBubblewrap, "#846358", "#d0a98f"},
 		{peerSkopeoUmoci, "#0c8599", "#3bc9db"},
 	}
 }
@@ -71,7 +76,7 @@ func applyTheme(svg []byte, about string) []byte {
 	svg = placeholder.ReplaceAllFunc(svg, func(found []byte) []byte {
 		var index int
 		fmt.Sscanf(string(found[len("#0102"):]), "%x", &index)
-		return fmt.Appendf(nil, "var(--%s)", hues()[min(index, len(hues())-1)].name)
+		return fmt.Appendf(nil, "var(--%s)", hues()[min(index, len(hues())-1)].variable())
 	})
 	at := bytes.IndexByte(svg, '>') + 1
 	return bytes.Join([][]byte{svg[:at], []byte("\n<title>" + html.EscapeString(about) + "</title>"), svg[at:]}, nil)
@@ -81,8 +86,8 @@ func applyTheme(svg []byte, about string) []byte {
 func themeVariables() string {
 	var light, dark strings.Builder
 	for _, h := range hues() {
-		fmt.Fprintf(&light, "--%s:%s;", h.name, h.light)
-		fmt.Fprintf(&dark, "--%s:%s;", h.name, h.dark)
+		fmt.Fprintf(&light, "--%s:%s;", h.variable(), h.light)
+		fmt.Fprintf(&dark, "--%s:%s;", h.variable(), h.dark)
 	}
 	return fmt.Sprintf(":root{%s}\n@media (prefers-color-scheme: dark){:root{%s}}", &light, &dark)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,8 @@ type work struct {
 	writes       bool   // it changes the mount: it runs once on a fresh upper branch, with caches warm
 	changesLower bool   // it changes what is in lower branches
 	needsBig     bool   // it uses the large file
+	needsProject bool   // it uses what makeProject makes
+	alone        bool   // it writes, and gets a mount of its own
 	coldOnly     bool   // it makes no sense with warm caches
 	// prepare runs before the measurement, every time; may be nil.
 	prepare func(*session) error
@@ -27,6 +30,7 @@ type work struct {
 // session is one measurement on a mount.
 type session struct {
 	rootFD int
+	root   string
 	tree   *catalogue
 	sizes  sizes
 	files  []string // the sample of regular files that works use
@@ -34,6 +38,27 @@ type session struct {
 	stop   *atomic.Bool
 	// created says what the names of the files made by "create" begin with, "" if there are none.
 	created string
+}
+
+// whenStopped calls f once the session is stopped, unless the caller ends that before.
+func (s *session) whenStopped(f func()) (end func()) {
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				if s.stop.Load() {
+					f()
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // sizes are the numbers of operations.
@@ -45,6 +70,8 @@ type sizes struct {
 	Write   int64 `json:"write"`   // bytes written to one file
 	Random  int   `json:"random"`  // random reads of 4 KiB
 	Big     int64 `json:"big"`     // bytes of the large file
+	Sources int   `json:"sources"` // files in C that are built
+	Tracked int   `json:"tracked"` // files that git status looks at
 }
 
 // scratchName is the directory in the root of a mount in which works make files.
@@ -72,6 +99,9 @@ func works() []*work {
 		{name: "walk-read", about: "walk, then open, read and close %d files", coldOnly: true, run: walkAndRead},
 		{name: "seqread", about: "read the large file from start to end", needsBig: true, run: readBig},
 		{name: "randread", about: "read %d blocks of 4 KiB at random offsets of the large file", needsBig: true, run: readBigRandomly},
+		{name: "tar", about: "tar -c of the root, through a pipe", run: tarRoot},
+		{name: "git-status", about: "git status of a work tree, the second one", writes: true, needsProject: true, prepare: warmStatus, run: gitStatus},
+		{name: "build", about: "make -j2 of a project in C, by gcc", writes: true, needsProject: true, prepare: prepareBuild, run: buildProject},
 		{name: "create", about: "create %d files of 4 KiB", writes: true, prepare: makeScratch, run: createFiles},
 		{name: "rename", about: "rename %d new files", writes: true, prepare: needCreated, run: renameFiles},
 		{name: "unlink", about: "remove %d new files", writes: true, prepare: needCreated, run: unlinkFiles},
@@ -81,6 +111,8 @@ func works() []*work {
 		{name: "copyup", about: "append one byte to each of %d small files of lower branches", writes: true, changesLower: true, prepare: warmSample, run: copyUp},
 		{name: "delete", about: "remove %d files of lower branches", writes: true, changesLower: true, prepare: warmSample, run: deleteLower},
 		{name: "touch-big", about: "write one byte into the large file of the lowest branch", writes: true, changesLower: true, needsBig: true, run: touchBig},
+		{name: "small", about: "look up %d missing names and make as many files", writes: true, alone: true, prepare: makeScratch, run: smallThings},
+		{name: "beside-copyup", about: "the same, while one byte is written into the large file of the lowest branch", writes: true, changesLower: true, needsBig: true, alone: true, prepare: makeScratch, run: besideCopyUp},
 	}
 }
 

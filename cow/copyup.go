@@ -143,6 +143,9 @@ func (u *Union) makeCopy(n *Node, c *freshCopy, size int64, onlyMetadata, copyAl
 			c.fd = -1
 		}
 	}()
+	if u.standsFor(c.low.Mode, u.owners.copied(c.low)) {
+		return u.copyStandIn(n, c.tmp, c.low)
+	}
 	var st unix.Stat_t
 	switch n.kind {
 	case unix.S_IFREG:
@@ -332,6 +335,10 @@ func (u *Union) copyMetadata(src source, a *Attr, now *unix.Stat_t, dir int, nam
 			return err
 		}
 		mode = virtualMode
+	} else if u.owners.recorded(owner) {
+		if err := writeOverride(dir, name, owner, mode); err != nil {
+			return err
+		}
 	} else if owner != (Owner{now.Uid, now.Gid}) {
 		if err := u.chown(dir, name, owner.UID, owner.GID); err != nil {
 			return err
@@ -347,7 +354,7 @@ func (u *Union) copyMetadata(src source, a *Attr, now *unix.Stat_t, dir int, nam
 		return err
 	}
 	for _, x := range names {
-		if _, ok := unescapeXattr(x); !ok || u.virtual(a.Mode) && x == overrideXattr {
+		if _, ok := unescapeXattr(x); !ok || (u.owners.Xattr || u.owners.Record) && x == overrideXattr {
 			continue
 		}
 		v, err := src.dir.Getxattr(src.entry, x)

@@ -155,7 +155,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	if err := u.fill(a, &st, v.place.dir, name); err != nil {
 		return nil, err
 	}
-	kind := st.Mode & unix.S_IFMT
+	kind := a.Mode & unix.S_IFMT
 	n := u.obtain(foldIno(st.Ino, 0, 0), dir, func(*Node) bool { return false }, func(id uint64) *Node {
 		n := &Node{id: id, kind: kind, links: []link{{dir, name, true}}, inUpper: true}
 		if isDir {
@@ -178,6 +178,13 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 // makeAt makes a file with its owner and mode, and describes it. The descriptor is that of a regular file, else -1.
 func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.Stat_t) (fd int, err error) {
 	fd = -1
+	owner := Owner{f.owner.UID, group}
+	if u.standsFor(f.mode, owner) {
+		if err := makeStandIn(dir, name, override{owner, f.mode & 0o7777, f.mode & unix.S_IFMT, f.rdev}, f.target); err != nil {
+			return -1, err
+		}
+		return -1, statAt(dir, name, st)
+	}
 	perm := f.mode & 0o777
 	if u.virtual(f.mode) {
 		perm = virtualMode
@@ -208,7 +215,8 @@ func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.S
 		return fd, writeOverride(dir, name, Owner{f.owner.UID, group}, f.mode)
 	}
 	changed := false
-	if st.Uid != f.owner.UID || st.Gid != group {
+	recorded := u.owners.recorded(owner)
+	if !recorded && (st.Uid != f.owner.UID || st.Gid != group) {
 		if err := u.chown(dir, name, f.owner.UID, group); err != nil {
 			return fd, err
 		}
@@ -223,6 +231,9 @@ func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.S
 	}
 	if changed {
 		err = stat()
+	}
+	if err == nil && recorded {
+		err = writeOverride(dir, name, owner, st.Mode)
 	}
 	return fd, err
 }

@@ -108,6 +108,20 @@ func (u *Union) open(n *Node, write bool) (File, error) {
 		if err != nil {
 			return File{}, err
 		}
+		if n.meta {
+			// A cut that a kill interrupted may have come as far as the size.
+			p, err := u.at(n)
+			var st unix.Stat_t
+			if err == nil {
+				err = statAt(p.dir, p.name, &st)
+				p.done()
+			}
+			if err != nil {
+				data.Release()
+				return File{}, err
+			}
+			data.Size = min(data.Size, st.Size)
+		}
 		d = u.fds.addData(data)
 	}
 	u.fds.drop(n.fd)

@@ -41,10 +41,14 @@ type Difference struct {
 }
 
 // Compare finds what the overlay directory upper changes in the lower branches (top first). The upper branch may be in use: it
-// is only read. The lower branches stay the caller's, and must stay open until Close.
+// is only read; owners that are recorded in it ([OwnerPolicy].Record) count. The lower branches stay the caller's, and must stay open until Close.
 func Compare(upper string, lower []Branch) (*Difference, error) {
+	recorded, err := RecordsOwners(upper)
+	if err != nil {
+		return nil, err
+	}
 	fds := NewDescriptors(0)
-	top, err := OpenDirBranch(upper, DirOptions{Descriptors: fds})
+	top, err := OpenDirBranch(upper, DirOptions{Descriptors: fds, Override: recorded})
 	if err != nil {
 		return nil, err
 	}

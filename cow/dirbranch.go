@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,7 +28,7 @@ type DirOptions struct {
 	// (which stat reports as /proc/sys/kernel/overflowuid).
 	UnmappedAs *Owner
 
-	// Override takes owners and modes from the xattr in which podman's and buildah's storage keeps them on hosts that
+	// Override takes owners and modes, and of regular files that stand for others their type, from the xattr in which podman's and buildah's storage keeps them on hosts that
 	// can't chown (user.containers.override_stat), where a file has it.
 	Override bool
 
@@ -393,6 +394,9 @@ func (d *hostDir) Readlink(e Entry) (string, error) {
 		return "", err
 	}
 	defer d.release(h)
+	if d.b.opts.Override {
+		return readAnyLink(fd, e.Name)
+	}
 	return readlinkAt(fd, e.Name)
 }
 
@@ -411,6 +415,9 @@ func (d *hostDir) Getxattr(e Entry, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer d.release(h)
+	if d.b.opts.Override && name == overrideXattr {
+		return nil, unix.ENODATA
+	}
 	return getxattrAt(fd, e.Name, name)
 }
 
@@ -420,5 +427,9 @@ func (d *hostDir) Listxattr(e Entry) ([]string, error) {
 		return nil, err
 	}
 	defer d.release(h)
-	return listxattrAt(fd, e.Name)
+	names, err := listxattrAt(fd, e.Name)
+	if d.b.opts.Override {
+		names = slices.DeleteFunc(names, func(x string) bool { return x == overrideXattr })
+	}
+	return names, err
 }

@@ -176,7 +176,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		}
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: st.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, anchored: anchored, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
+		return &Node{id: id, kind: a.Mode & unix.S_IFMT, links: []link{l}, inUpper: true, indexed: indexed, meta: meta, anchored: anchored, low: low, lowIn: lowIn, part: u.partialOf(st.Ino)}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -408,6 +408,13 @@ func (u *Union) identify(n *Node, x *upperName) error {
 	}
 	x.kind = st.Mode & unix.S_IFMT
 	if x.kind != unix.S_IFDIR {
+		if u.owners.Record {
+			var a Attr
+			if err := u.fill(&a, &st, p.dir, x.name); err != nil {
+				return err
+			}
+			x.kind = a.Mode & unix.S_IFMT
+		}
 		x.id, x.meta, err = u.upperID(p.dir, x.name, &st)
 		return err
 	}

@@ -241,7 +241,7 @@ func (u *Union) complete(n *Node, size int64) error {
 		return err
 	}
 	size = min(size, st.Size)
-	shared, err := u.shareLower(n, fd, size)
+	shared, err := u.shareLower(n, fd, st.Size)
 	if err != nil {
 		return err
 	}
@@ -269,14 +269,10 @@ func (u *Union) complete(n *Node, size int64) error {
 		u.completeLater(part)
 		return nil
 	}
+	// All of it also if the end is about to be cut off: as long as it has the mark, its size can't be another than that of its data,
+	// and without the mark it can't lack any.
 	if !shared {
-		if err := u.fillUpper(n, fd, size); err != nil {
-			return err
-		}
-	}
-	// A kill after this finds a file that is cut already, not one that lacks its end.
-	if size < st.Size {
-		if err := unix.Ftruncate(fd, size); err != nil {
+		if err := u.fillUpper(n, fd, st.Size); err != nil {
 			return err
 		}
 	}
@@ -285,10 +281,8 @@ func (u *Union) complete(n *Node, size int64) error {
 			return err
 		}
 	}
-	if size == st.Size {
-		if err := u.restoreTimes(n, &st); err != nil {
-			return err
-		}
+	if err := u.restoreTimes(n, &st); err != nil {
+		return err
 	}
 	return u.completed(n, nil)
 }

@@ -18,6 +18,13 @@ import (
 
 func TestMain(m *testing.M) {
 	unix.Umask(0)
+	if v := os.Getenv(crashVar); v != "" {
+		if err := crash(strings.SplitN(v, ":", 5)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

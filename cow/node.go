@@ -124,7 +124,10 @@ func (u *Union) Forget(n *Node, count uint64) {
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
-		if n.parked {
+		switch {
+		case n.parked && u.former != nil:
+			u.former.keep(n)
+		case n.parked:
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
 				u.dropPartial(n.part)

@@ -24,6 +24,10 @@ type OwnerPolicy struct {
 	// branches that have such xattrs need DirOptions.Override.
 	Xattr bool
 
+	// Record keeps, in the upper branch, owners outside UIDs and GIDs and devices that the host refuses in that xattr,
+	// so that they come out of the branch exactly as they went in; see recorded.go.
+	Record bool
+
 	// UIDs and GIDs are the only IDs that may be shown, on hosts where the kernel refuses writes to files of others; with
 	// no ranges, all.
 	UIDs, GIDs []IDRange
@@ -66,6 +70,9 @@ func showID(id uint32, maps []IDMap, squash *uint32, ranges []IDRange, other uin
 // copied is the owner on disk of a copy of a lower file.
 func (p *OwnerPolicy) copied(a *Attr) Owner {
 	o := Owner{a.UID, a.GID}
+	if p.Record {
+		return o
+	}
 	if len(p.UIDMap) == 0 && p.SquashUID == nil && p.UIDs != nil && !inRanges(p.UIDs, o.UID) {
 		o.UID = p.Other.UID
 	}
@@ -123,7 +130,7 @@ const noID = ^uint32(0)
 
 // lenient reports whether an owner that the host doesn't let us store is to be left out.
 func (p *OwnerPolicy) lenient() bool {
-	return p.Xattr || p.UIDs != nil || p.SquashUID != nil || p.SquashGID != nil
+	return p.Xattr || p.Record || p.UIDs != nil || p.SquashUID != nil || p.SquashGID != nil
 }
 
 func toShown(maps []IDMap, id uint32) (uint32, bool) {

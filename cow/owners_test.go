@@ -46,23 +46,29 @@ func TestOwnerPolicy(t *testing.T) {
 
 func TestParseOverride(t *testing.T) {
 	for v, want := range map[string]struct {
-		o    Owner
-		mode uint32
-		ok   bool
+		o  override
+		ok bool
 	}{
-		"1:2:644":             {Owner{1, 2}, 0o644, true},
-		"0:0:104755":          {Owner{0, 0}, 0o4755, true},
-		"1:2:755:dir":         {Owner{1, 2}, 0o755, true},
-		"1:2:644:block8:1":    {Owner{1, 2}, 0o644, true},
+		"1:2:644":             {override{Owner{1, 2}, 0o644, 0, 0}, true},
+		"0:0:104755":          {override{Owner{0, 0}, 0o4755, 0, 0}, true},
+		"1:2:755:dir":         {override{Owner{1, 2}, 0o755, 0, 0}, true},
+		"1:2:644:block8:1":    {override{Owner{1, 2}, 0o644, 0, 0}, true},
+		"1:2:644:block-8-257": {override{Owner{1, 2}, 0o644, unix.S_IFBLK, uint32(unix.Mkdev(8, 257))}, true},
+		"1:2:644:char-1-3":    {override{Owner{1, 2}, 0o644, unix.S_IFCHR, 1<<8 | 3}, true},
+		"1:2:777:symlink":     {override{Owner{1, 2}, 0o777, unix.S_IFLNK, 0}, true},
+		"1:2:644:pipe":        {override{Owner{1, 2}, 0o644, unix.S_IFIFO, 0}, true},
+		"1:2:644:socket":      {override{Owner{1, 2}, 0o644, unix.S_IFSOCK, 0}, true},
 		"":                    {},
 		"1:2":                 {},
 		"1:2:9":               {},
+		"1:2:644:char-0-0":    {}, // a whiteout
+		"1:2:644:char-1":      {},
 		"-1:2:644":            {},
 		"1:4294967296:644":    {},
 		"root:root:rw-r--r--": {},
 	} {
-		if o, mode, ok := parseOverride(v); o != want.o || mode != want.mode || ok != want.ok {
-			t.Errorf("%q: got %v %o %v", v, o, mode, ok)
+		if o, ok := parseOverride(v); ok != want.ok || ok && o != want.o {
+			t.Errorf("%q: got %+v %v", v, o, ok)
 		}
 	}
 }

@@ -340,6 +340,12 @@ func (u *Union) startPartial(n *Node, at place, fd int, low *Attr, size int64, p
 		}
 		return nil, err
 	}
+	u.addPartial(p)
+	return p, nil
+}
+
+// addPartial makes a copy under way findable for partialOf.
+func (u *Union) addPartial(p *partial) {
 	s := &u.partials
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +354,6 @@ func (u *Union) startPartial(n *Node, at place, fd int, low *Attr, size int64, p
 	}
 	s.live[p.ino] = p
 	s.count.Add(1)
-	return p, nil
 }
 
 // completeLater has a published copy completed in the background.

@@ -83,72 +83,14 @@ func (u *Union) recoverPartials() error {
 }
 
 func (u *Union) recoverPartial(number string) error {
-	b := u.upper
-	fd, err := unix.Openat(b.partial, number+".data", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
+	p, err := u.reopenPartial(number)
+	if p == nil || err != nil {
 		return err
 	}
-	p := &partial{u: u, fd: fd, refs: 1}
-	defer func() { unix.Close(p.fd) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	p.ino = st.Ino
-	rec, err := unix.Openat(b.partial, number+".map", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
-		return nil // the copy was complete
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(rec)
-	if st.Nlink == 1 {
-		return nil // it never got a name in the upper branch, or has none any more
-	}
-	var size int64
-	if size, err = unix.Seek(rec, 0, unix.SEEK_END); err != nil || size > 1<<30 {
-		return errors.Join(err, unix.EFBIG)
-	}
-	raw := make([]byte, size)
-	if _, err := unix.Pread(rec, raw, 0); err != nil {
-		return err
-	}
-	path, low, head, err := parseRecord(raw, &p.size)
-	if err != nil {
-		return err
-	}
-	slash := strings.LastIndexByte(path, '/')
-	at, err := u.follow(nil, path[:slash+1], 0)
-	if err != nil {
-		return err
-	}
-	if err := u.loadLower(at); err != nil {
-		return err
-	}
-	l, ok, err := at.lookupLower(path[slash+1:])
-	if err != nil {
-		return err
-	}
-	var now Attr
-	if ok {
-		if err := l.dir.Stat(l.entry, &now); err != nil {
-			return err
-		}
-	}
-	if !ok || now.Size != low.Size || now.Mtime != low.Mtime {
-		return fmt.Errorf("%s is not what it was in the lower branches; mount the upper branch over the same lower branches as before", path)
-	}
-	if p.low, err = u.lowerData(&Node{low: l.source, lowIn: at}); err != nil {
-		return err
-	}
-	defer p.low.Release()
-	if err := p.mapRecord(rec, len(raw), head); err != nil {
-		return err
-	}
-	defer unix.Munmap(p.record)
-	// It was made with all its size. Less means a truncation, of which the record may not tell yet.
-	p.size = min(p.size, st.Size)
+	defer func() {
+		unix.Munmap(p.record)
+		p.release()
+	}()
 	err = p.keepingTimes(func() error {
 		for block := range p.blocks() {
 			if err := p.fetch(block); err != nil {
@@ -157,10 +99,124 @@ func (u *Union) recoverPartial(number string) error {
 		}
 		return nil
 	})
-	if err := errors.Join(err, unix.Fdatasync(fd)); err != nil {
+	if err := errors.Join(err, unix.Fdatasync(p.fd)); err != nil {
 		return err
 	}
-	return unmarkMetacopy(b.partial, number+".data") // if it was to be completed by block
+	return unmarkMetacopy(u.upper.partial, number+".data") // if it was to be completed by block
+}
+
+// resumePartials goes on with the copies that a killed union had under way, in the background.
+func (u *Union) resumePartials() error {
+	b := u.upper
+	var names []string
+	if err := listAt(b.partial, "", func(e dirent) bool { names = append(names, e.name); return true }); err != nil {
+		return err
+	}
+	resumed := map[string]bool{}
+	for _, name := range names {
+		number, isData := strings.CutSuffix(name, ".data")
+		if !isData {
+			continue
+		}
+		p, err := u.reopenPartial(number)
+		if err != nil {
+			return fmt.Errorf("going on with a copy-up in %s: %w", b.path, err)
+		}
+		if p == nil {
+			continue
+		}
+		if err := unmarkMetacopy(b.partial, number+".data"); err != nil {
+			return err
+		}
+		resumed[number] = true
+		u.addPartial(p)
+		u.completeLater(p)
+	}
+	for _, name := range names {
+		if number, _, _ := strings.Cut(name, "."); resumed[number] {
+			continue
+		}
+		if err := unix.Unlinkat(b.partial, name, 0); err != nil && err != unix.ENOENT {
+			return err
+		}
+	}
+	return nil
+}
+
+// reopenPartial takes up a copy that a killed union had under way; nil if it was complete, or its file has no name.
+func (u *Union) reopenPartial(number string) (_ *partial, err error) {
+	b := u.upper
+	fd, err := unix.Openat(b.partial, number+".data", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &partial{u: u, fd: fd, refs: 1}
+	taken := false
+	defer func() {
+		if !taken {
+			unix.Close(fd)
+		}
+	}()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	p.ino = st.Ino
+	rec, err := unix.Openat(b.partial, number+".map", unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil, nil // the copy was complete
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(rec)
+	if st.Nlink == 1 {
+		return nil, nil // it never got a name in the upper branch, or has none any more
+	}
+	var size int64
+	if size, err = unix.Seek(rec, 0, unix.SEEK_END); err != nil || size > 1<<30 {
+		return nil, errors.Join(err, unix.EFBIG)
+	}
+	raw := make([]byte, size)
+	if _, err := unix.Pread(rec, raw, 0); err != nil {
+		return nil, err
+	}
+	path, low, head, err := parseRecord(raw, &p.size)
+	if err != nil {
+		return nil, err
+	}
+	slash := strings.LastIndexByte(path, '/')
+	at, err := u.follow(nil, path[:slash+1], 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.loadLower(at); err != nil {
+		return nil, err
+	}
+	l, ok, err := at.lookupLower(path[slash+1:])
+	if err != nil {
+		return nil, err
+	}
+	var now Attr
+	if ok {
+		if err := l.dir.Stat(l.entry, &now); err != nil {
+			return nil, err
+		}
+	}
+	if !ok || now.Size != low.Size || now.Mtime != low.Mtime {
+		return nil, fmt.Errorf("%s is not what it was in the lower branches; mount the upper branch over the same lower branches as before", path)
+	}
+	if p.low, err = u.lowerData(&Node{low: l.source, lowIn: at}); err != nil {
+		return nil, err
+	}
+	if err := p.mapRecord(rec, len(raw), head); err != nil {
+		p.low.Release()
+		return nil, err
+	}
+	// It was made with all its size. Less means a truncation, of which the record may not tell yet.
+	p.size = min(p.size, st.Size)
+	taken = true
+	return p, nil
 }
 
 // parseRecord reads the beginning of a record; head is its length.

@@ -131,6 +131,12 @@ func (u *Union) setattrAt(n *Node, p place, s *SetAttr) error {
 			return err
 		}
 	}
+	if u.owners.Record {
+		var err error
+		if s, err = u.setRecorded(n, p, s); err != nil {
+			return err
+		}
+	}
 	if s.Valid&(SetUID|SetGID) != 0 {
 		uid, gid, err := u.owners.chowned(s)
 		if err != nil {
@@ -210,5 +216,5 @@ func (u *Union) Readlink(n *Node) (string, error) {
 		return "", err
 	}
 	defer p.done()
-	return readlinkAt(p.dir, p.name)
+	return readAnyLink(p.dir, p.name)
 }

@@ -52,7 +52,8 @@ func (u *Union) LookupEntry(dir *Node, e *DirEnt, a *Attr) (uint64, error) {
 
 // resolveID is resolve for LookupID.
 func (u *Union) resolveID(dir *Node, f *found, a *Attr) (uint64, error) {
-	if f.upper == nil && f.lower.placed && f.lower.entry.Type != unix.S_IFDIR {
+	// A union that goes on from another may have the file already among those without a name, which only a node can tell.
+	if f.upper == nil && f.lower.placed && f.lower.entry.Type != unix.S_IFDIR && u.former == nil {
 		s := &f.lower.source
 		if err := s.dir.Stat(s.entry, a); err != nil {
 			return 0, err

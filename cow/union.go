@@ -46,6 +46,10 @@ type Options struct {
 	// be read by programs that don't know overlay.redirect.
 	NoRedirect bool
 
+	// Resume says that the union goes on where another process with the same options was killed: what that one kept
+	// in the work directory for files that somebody holds is not removed, and [Union.Locate] finds its nodes.
+	Resume bool
+
 	// Metacopy says what becomes of the data of files of which only the metadata changes.
 	Metacopy Metacopy
 
@@ -72,6 +76,7 @@ type Union struct {
 
 	partials partials
 	ahead    ahead
+	former   *former // nil unless it goes on from another
 
 	tree    sync.RWMutex
 	copying [64]sync.Mutex // by node ID
@@ -117,10 +122,15 @@ func New(o Options) (_ *Union, err error) {
 	}
 	u.root = &Node{id: RootID, refs: math.MaxInt32, kind: unix.S_IFDIR, dir: dir}
 	if o.Upper != "" {
-		if u.upper, err = openUpper(o.Upper, o.Work); err != nil {
+		if u.upper, err = openUpper(o.Upper, o.Work, o.Resume); err != nil {
 			return nil, err
 		}
 		u.root.inUpper = true
+		if u.owners.Record {
+			if err := u.upper.markRecorded(); err != nil {
+				return nil, err
+			}
+		}
 		if opaque, _, err := markedOpaque(u.upper.root, ""); err != nil {
 			return nil, fmt.Errorf("reading upper branch %s: %w", o.Upper, err)
 		} else if opaque {
@@ -128,10 +138,14 @@ func New(o Options) (_ *Union, err error) {
 		}
 	}
 	u.shard(RootID).nodes[RootID] = u.root
-	if u.upper != nil {
-		if err := u.recoverPartials(); err != nil {
-			return nil, err
-		}
+	switch {
+	case o.Resume:
+		err = u.startResume()
+	case u.upper != nil:
+		err = u.recoverPartials()
+	}
+	if err != nil {
+		return nil, err
 	}
 	return u, nil
 }
@@ -140,6 +154,7 @@ func New(o Options) (_ *Union, err error) {
 func (u *Union) Close() error {
 	var errs []error
 	u.ahead.end()
+	u.stopResume()
 	if u.upper != nil {
 		errs = append(errs, u.finishPartials())
 		err := u.finishHardLinks()
@@ -155,6 +170,14 @@ func (u *Union) Close() error {
 		u.fds.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// Alive returns when the union could begin with another operation: at once, unless something is wrong with this program.
+func (u *Union) Alive() {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	u.root.mu.RLock()
+	defer u.root.mu.RUnlock()
 }
 
 // ReadOnly reports whether the union has no upper branch.

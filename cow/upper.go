@@ -33,7 +33,7 @@ type upperBranch struct {
 	metacopies atomic.Bool // there may be metadata-only copies: work/metacopy exists
 }
 
-func openUpper(upper, work string) (_ *upperBranch, err error) {
+func openUpper(upper, work string, resume bool) (_ *upperBranch, err error) {
 	if work == "" {
 		return nil, errors.New("an upper branch needs a work directory")
 	}
@@ -71,7 +71,7 @@ func openUpper(upper, work string) (_ *upperBranch, err error) {
 		name string
 		fd   *int
 		keep bool
-	}{{"new", &b.fresh, false}, {"parked", &b.park, false}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
+	}{{"new", &b.fresh, false}, {"parked", &b.park, resume}, {"index", &b.index, true}, {"partial", &b.partial, true}} {
 		if !d.keep {
 			if err := removeAllAt(wfd, d.name); err != nil {
 				return nil, fmt.Errorf("clearing %s/%s: %w", work, d.name, err)

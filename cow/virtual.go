@@ -32,20 +32,20 @@ func canBeVirtual(mode uint32) bool {
 
 // private reports whether an attribute on disk is not shown.
 func (u *Union) private(name string) bool {
-	return privateXattr(name) || u.owners.Xattr && name == overrideXattr
+	return privateXattr(name) || (u.owners.Xattr || u.owners.Record) && name == overrideXattr
 }
 
 // fill makes attributes of what stat(2) says of a file of the upper branch.
 func (u *Union) fill(a *Attr, st *unix.Stat_t, dir int, name string) error {
 	a.fromStat(st)
-	if !u.owners.Xattr {
+	if !u.owners.Xattr && !u.owners.Record {
 		return nil
 	}
 	return readOverride(a, dir, name)
 }
 
-// readOverride puts what a file's xattr says in place of its owner and mode. A value that makes no sense counts as none:
-// it may be anybody's.
+// readOverride puts what a file's xattr says in place of its owner and mode, and for a stand-in of its type. A value that
+// makes no sense counts as none: it may be anybody's.
 func readOverride(a *Attr, dir int, name string) error {
 	if !canBeVirtual(a.Mode) {
 		return nil
@@ -53,8 +53,8 @@ func readOverride(a *Attr, dir int, name string) error {
 	for _, x := range [...]string{overrideXattr, overrideXattrOld} {
 		v, err := getxattrAt(dir, name, x)
 		if err == nil {
-			if o, mode, ok := parseOverride(string(v)); ok {
-				a.UID, a.GID, a.Mode = o.UID, o.GID, a.Mode&unix.S_IFMT|mode
+			if o, ok := parseOverride(string(v)); ok {
+				o.apply(a)
 			}
 			return nil
 		}
@@ -65,20 +65,74 @@ func readOverride(a *Attr, dir int, name string) error {
 	return nil
 }
 
-// parseOverride reads "uid:gid:mode", the mode octal and with or without the bits of the type. What may follow, a type, is
-// not needed for regular files and directories.
-func parseOverride(v string) (o Owner, mode uint32, ok bool) {
+// override is the content of the xattr.
+type override struct {
+	Owner
+	mode uint32 // without the bits of the type
+	kind uint32 // S_IFMT bits of what a regular file stands for; 0 for itself
+	rdev uint32
+}
+
+// The types that a regular file can stand for, as containers/storage writes them (pkg/idtools). Devices have their numbers
+// after the name: "char-1-3".
+const (
+	typeSymlink = "symlink"
+	typePipe    = "pipe"
+	typeSocket  = "socket"
+	typeBlock   = "block"
+	typeChar    = "char"
+)
+
+// parseOverride reads "uid:gid:mode" or "uid:gid:mode:type", the mode octal and with or without the bits of the type.
+func parseOverride(v string) (o override, ok bool) {
 	fields := strings.Split(v, ":")
 	if len(fields) < 3 {
-		return o, 0, false
+		return o, false
 	}
 	uid, err1 := strconv.ParseUint(fields[0], 10, 32)
 	gid, err2 := strconv.ParseUint(fields[1], 10, 32)
 	m, err3 := strconv.ParseUint(fields[2], 8, 32)
 	if err1 != nil || err2 != nil || err3 != nil {
-		return o, 0, false
+		return o, false
 	}
-	return Owner{uint32(uid), uint32(gid)}, uint32(m) & 0o7777, true
+	o = override{Owner: Owner{uint32(uid), uint32(gid)}, mode: uint32(m) & 0o7777}
+	if len(fields) == 3 {
+		return o, true
+	}
+	kind, numbers, _ := strings.Cut(fields[3], "-")
+	switch kind {
+	case typeSymlink:
+		o.kind = unix.S_IFLNK
+	case typePipe:
+		o.kind = unix.S_IFIFO
+	case typeSocket:
+		o.kind = unix.S_IFSOCK
+	case typeBlock, typeChar:
+		o.kind = unix.S_IFCHR
+		if kind == typeBlock {
+			o.kind = unix.S_IFBLK
+		}
+		major, minor, _ := strings.Cut(numbers, "-")
+		ma, err1 := strconv.ParseUint(major, 10, 12)
+		mi, err2 := strconv.ParseUint(minor, 10, 20)
+		o.rdev = uint32(unix.Mkdev(uint32(ma), uint32(mi)))
+		if err1 != nil || err2 != nil || o.kind == unix.S_IFCHR && o.rdev == 0 {
+			return o, false
+		}
+	}
+	return o, true
+}
+
+// apply puts it in place of what the inode says.
+func (o *override) apply(a *Attr) {
+	a.UID, a.GID, a.Mode = o.UID, o.GID, a.Mode&unix.S_IFMT|o.mode
+	if o.kind == 0 || a.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	a.Mode, a.Rdev = o.kind|o.mode, o.rdev
+	if a.Blocks = 0; o.kind != unix.S_IFLNK {
+		a.Size = 0
+	}
 }
 
 // writeOverride gives a file of the upper branch its owner and mode.

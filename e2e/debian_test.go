@@ -124,6 +124,12 @@ func TestDebian(t *testing.T) {
 // compareImage mounts the image and compares every file with the unpacked root.
 func compareImage(t *testing.T, c *caller, ref string, plain map[string]file) {
 	t.Helper()
+	compareTrees(t, walkImage(t, c, ref), plain)
+}
+
+// walkImage mounts the image and reads everything in it.
+func walkImage(t *testing.T, c *caller, ref string) map[string]file {
+	t.Helper()
 	merged := filepath.Join(c.home, "image")
 	if err := os.Mkdir(merged, 0o755); err != nil {
 		t.Fatal(err)
@@ -137,6 +143,12 @@ func compareImage(t *testing.T, c *caller, ref string, plain map[string]file) {
 	if out, err := exec.Command(shared.unionfs, "umount", merged).CombinedOutput(); err != nil {
 		t.Errorf("umount: %v\n%s", err, out)
 	}
+	return mounted
+}
+
+// compareTrees compares every file of two trees.
+func compareTrees(t *testing.T, mounted, plain map[string]file) {
+	t.Helper()
 	wrong := 0
 	for _, name := range slices.Sorted(maps.Keys(plain)) {
 		if got, ok := mounted[name]; !ok {

@@ -72,9 +72,10 @@ func TestDropInCommandLine(t *testing.T) {
 			echo == the streams are closed
 			out=$(fuse-overlayfs -o lowerdir=l/ID1 merged 7>&1 2>&1 | cat)
 			echo "$out"
-			server=$(pgrep -u $(id -u) -f "[s]erve-overlay -o lowerdir=l/ID1 merged")
-			readlink /proc/$server/cwd; readlink /proc/$server/fd/0 /proc/$server/fd/1 /proc/$server/fd/2 | sort -u
-			ls -l /proc/$server/fd | grep pipe: || true
+			for process in $(pgrep -u $(id -u) -f "[s]erve-overlay -o lowerdir=l/ID1 merged"); do # the holder and the server
+				readlink /proc/$process/cwd; readlink /proc/$process/fd/0 /proc/$process/fd/1 /proc/$process/fd/2 | sort -u
+				ls -l /proc/$process/fd | grep pipe: || true
+			done
 			unmount
 
 			echo == mistakes
@@ -106,6 +107,8 @@ fuse-overlayfs: warning: the mount option "foo=bar" is unknown and ignored
 12345
 == the streams are closed
 
+/
+/dev/null
 /
 /dev/null
 == mistakes

@@ -45,7 +45,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	shared = world{dir: dir, unionfs: filepath.Join(dir, "unionfs")}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", shared.unionfs, "../cmd/unionfs")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "../cmd/unionfs", "../cmd/unionfs-bench")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building unionfs: %v\n%s", err, out)
@@ -60,6 +60,7 @@ type caller struct {
 	subordinates bool   // has ranges in /etc/subuid and /etc/subgid
 	home         string // belongs to them
 	root         string // --root
+	netns        string // the path of the network namespace that their commands run in; the test's own if empty
 }
 
 // All kinds of callers, by name.
@@ -159,6 +160,9 @@ func (c *caller) command(t *testing.T, name string, args ...string) *exec.Cmd {
 	command.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + c.home, "UNIONFS_ROOT=" + c.root, "UNIONFS=" + shared.unionfs,
+	}
+	if c.netns != "" {
+		return inside(c.netns, command)
 	}
 	return command
 }

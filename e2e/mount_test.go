@@ -75,10 +75,11 @@ func TestMountReturnsItsStreams(t *testing.T) {
 	c.script(t, `
 		out=$($UNIONFS mount --lower lower merged 7>&1 2>&1 | cat)
 		test -z "$out"
-		server=$(pgrep -f "[r]eady-fd 3 --lower lower merged")
-		test "$(readlink /proc/$server/cwd)" = /
-		test "$(readlink /proc/$server/fd/0 /proc/$server/fd/1 /proc/$server/fd/2 | sort -u)" = /dev/null
-		test -z "$(ls -l /proc/$server/fd | grep pipe:)"
+		for process in $(pgrep -f "[r]eady-fd 3 --lower lower merged"); do # the holder and the server
+			test "$(readlink /proc/$process/cwd)" = /
+			test "$(readlink /proc/$process/fd/0 /proc/$process/fd/1 /proc/$process/fd/2 | sort -u)" = /dev/null
+			test -z "$(ls -l /proc/$process/fd | grep pipe:)"
+		done
 		$UNIONFS umount merged
 		# "umount" returns when the upper branch is free.
 		mkdir upper

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,17 +170,33 @@ func waitFor(t *testing.T, condition func() bool) {
 	}
 }
 
-// TestHelp shows that every command says what it does, with an example.
+// TestHelp shows that every command, and every command's own commands, say what they do, with an example.
 func TestHelp(t *testing.T) {
 	c := newCaller(t, "root")
-	for _, verb := range []string{"try", "run", "ps", "diff", "apply", "rm", "images", "pull", "import", "rmi", "mount", "umount", "version",
-		"create", "start", "stop", "restart", "kill", "wait", "rename", "logs", "exec", "top", "inspect", "container"} {
-		out := c.must(t, verb, "--help")
-		for _, part := range []string{"USAGE:", "DESCRIPTION:", "Example", "unionfs " + verb} {
-			if !strings.Contains(out, part) {
-				t.Errorf("%s --help lacks %q:\n%s", verb, part, out)
+	verbs := 0
+	var visit func(above ...string)
+	visit = func(above ...string) {
+		for line := range strings.Lines(c.must(t, slices.Concat([]string{"__complete"}, above, []string{""})...)) {
+			verb, about, found := strings.Cut(strings.TrimSpace(line), "\t")
+			if !found || about == "" {
+				continue // a file
+			}
+			verbs++
+			words := append(slices.Clone(above), verb)
+			out := c.must(t, append(slices.Clone(words), "--help")...)
+			for _, part := range []string{"USAGE:", "DESCRIPTION:", "Example", "unionfs " + strings.Join(words, " ")} {
+				if !strings.Contains(out, part) {
+					t.Errorf("%s --help lacks %q:\n%s", words, part, out)
+				}
+			}
+			if strings.Contains(out, "COMMANDS:") {
+				visit(words...)
 			}
 		}
+	}
+	visit()
+	if verbs < 40 {
+		t.Errorf("only %d commands were found", verbs)
 	}
 	if out := c.must(t); !strings.Contains(out, "COMMANDS:") {
 		t.Errorf("unionfs alone: %q", out)

@@ -10,7 +10,15 @@ import (
 func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	a := h.attr()
 	defer h.done(a)
-	if err := h.u.GetattrID(in.NodeId, a); err != nil {
+	err := h.u.GetattrID(in.NodeId, a)
+	if err == unix.ESTALE && h.former != nil {
+		n := h.node(in.NodeId)
+		if n == nil {
+			return stale
+		}
+		err = h.u.Getattr(n, a)
+	}
+	if err != nil {
 		return h.status("getattr", err)
 	}
 	h.fillAttrOut(a, out)
@@ -28,7 +36,7 @@ func (h *handler) fillAttrOut(a *cow.Attr, out *fuse.AttrOut) {
 }
 
 func (h *handler) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}

@@ -3,8 +3,11 @@ package fs_test
 import (
 	"bufio"
 	"fmt"
+	iofs "io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +29,49 @@ func mountHost(t *testing.T, source, dir, kind string, flags uintptr) {
 			t.Errorf("unmounting %s: %v", dir, err)
 		}
 	})
+}
+
+// withoutTypes mounts a file system whose listings don't say what kind of file a name is: ext4 without the feature "filetype".
+func withoutTypes(t *testing.T) string {
+	t.Helper()
+	dir := publicDir(t)
+	image, mnt := dir+"/image", dir+"/mnt"
+	mkdir(t, mnt)
+	for _, command := range [][]string{
+		{"truncate", "-s", "64M", image},
+		{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "^filetype", image},
+		{"mount", "-o", "loop", image, mnt},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mnt, 0); err != nil {
+			t.Errorf("unmounting %s: %v", mnt, err)
+		}
+	})
+	if err := os.Remove(mnt + "/lost+found"); err != nil {
+		t.Fatal(err)
+	}
+	return mnt
+}
+
+// markOpaqueByFiles makes the marks for directories whose original has the xattr.
+func markOpaqueByFiles(t *testing.T, original, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(original, func(p string, e iofs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		if n, err := unix.Lgetxattr(p, "trusted.overlay.opaque", nil); err != nil || n == 0 {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(dir, strings.TrimPrefix(p, original), ".wh..wh..opq"), nil, 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // serveStack starts another process that serves a union, and returns what ends it.
@@ -77,6 +123,22 @@ func TestKindsOfBranches(t *testing.T) {
 	for _, k := range []kind{
 		{"upper on tmpfs", on("tmpfs"), nil},
 		{"upper without xattrs and RENAME_WHITEOUT", on("ramfs"), nil},
+		{"no file types in listings", func(t *testing.T) (string, string) { return withoutTypes(t), "" }, func(t *testing.T, s *stack) {
+			for i := range s.lower {
+				dir := withoutTypes(t)
+				copyTree(t, s.lower[i], dir)
+				s.lower[i] = dir
+			}
+		}},
+		{"lower branches without xattrs", ext4, func(t *testing.T, s *stack) {
+			for i := range s.lower {
+				dir := publicDir(t)
+				mountHost(t, "none", dir, "ramfs", 0)
+				copyTree(t, s.lower[i], dir)
+				markOpaqueByFiles(t, s.lower[i], dir)
+				s.lower[i] = dir
+			}
+		}},
 		{"lower branches of other file systems, read only", ext4, func(t *testing.T, s *stack) {
 			dir := publicDir(t)
 			mountHost(t, "none", dir, "tmpfs", 0)

@@ -14,7 +14,7 @@ import (
 func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut,
 	call func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error)) fuse.Status {
 
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}
@@ -24,6 +24,9 @@ func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umas
 	}
 	var a cow.Attr
 	n, err := call(dir, inh.mode, owner(in), &a)
+	if err == unix.EEXIST && h.resent(in) {
+		n, err = h.madeBefore(in, dir, name, inh.mode, &a)
+	}
 	if err != nil {
 		return h.status(op, err)
 	}
@@ -33,6 +36,42 @@ func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umas
 	}
 	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
+}
+
+// madeBefore finds a file that a former server has made for this request, of which it has told nobody, and completes it: it may
+// have been killed before the file had its owner or mode.
+func (h *handler) madeBefore(in *fuse.InHeader, dir *cow.Node, name string, mode uint32, a *cow.Attr) (*cow.Node, error) {
+	n, err := h.u.Lookup(dir, name, a)
+	if err != nil {
+		return nil, err
+	}
+	if n.Kind() != mode&unix.S_IFMT {
+		h.u.Forget(n, 1)
+		return nil, unix.EEXIST
+	}
+	s := cow.SetAttr{Valid: cow.SetUID, UID: in.Uid}
+	if n.Kind() != unix.S_IFLNK {
+		s.Valid |= cow.SetMode
+		s.Mode = mode & 0o7777
+	}
+	var parent cow.Attr
+	if err = h.u.Getattr(dir, &parent); err == nil {
+		// As cow does for a new file.
+		s.Valid |= cow.SetGID
+		s.GID = in.Gid
+		if parent.Mode&unix.S_ISGID != 0 {
+			s.GID = parent.GID
+			if n.Kind() == unix.S_IFDIR {
+				s.Mode |= unix.S_ISGID
+			}
+		}
+		err = h.u.Setattr(n, &s, a)
+	}
+	if err != nil {
+		h.u.Forget(n, 1)
+		return nil, err
+	}
+	return n, nil
 }
 
 // undo removes a file that was just made and could not be given its ACL.
@@ -77,7 +116,7 @@ func (h *handler) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out 
 // openExisting answers a CREATE without O_EXCL of a name that is there after all: the kernel had kept that it isn't, or
 // sends a request again that a former server had carried out.
 func (h *handler) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}
@@ -110,12 +149,15 @@ func (h *handler) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse
 }
 
 func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}
 	var a cow.Attr
 	n, err := h.u.Symlink(dir, name, target, owner(in), &a)
+	if err == unix.EEXIST && h.resent(in) {
+		n, err = h.madeBefore(in, dir, name, unix.S_IFLNK, &a)
+	}
 	if err != nil {
 		return h.status("symlink", err)
 	}
@@ -124,16 +166,33 @@ func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name str
 }
 
 func (h *handler) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	dir, n := h.u.Node(in.NodeId), h.u.Node(in.Oldnodeid)
+	dir, n := h.node(in.NodeId), h.node(in.Oldnodeid)
 	if dir == nil || n == nil {
 		return stale
 	}
 	var a cow.Attr
-	if err := h.u.Link(n, dir, name, &a); err != nil {
+	err := h.u.Link(n, dir, name, &a)
+	if err == unix.EEXIST && h.resent(&in.InHeader) {
+		err = h.linkedBefore(n, dir, name, &a)
+	}
+	if err != nil {
 		return h.status("link", err)
 	}
 	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
+}
+
+// linkedBefore finds the name that a former server has given a file for this request, and takes a reference.
+func (h *handler) linkedBefore(n, dir *cow.Node, name string, a *cow.Attr) error {
+	found, err := h.u.Lookup(dir, name, a)
+	if err != nil {
+		return err
+	}
+	if found != n {
+		h.u.Forget(found, 1)
+		return unix.EEXIST
+	}
+	return nil
 }
 
 // isUnsupported reports that a file system has no such attribute at all.

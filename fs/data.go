@@ -21,7 +21,7 @@ const (
 )
 
 func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return nil, stale
 	}
@@ -109,7 +109,7 @@ func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
 func (r *dataResult) Done() { r.f.Release() }
 
 func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
 	}
@@ -134,7 +134,7 @@ func (h *handler) Writev(c <-chan struct{}, in *fuse.WriteIn, data [][]byte) (ui
 }
 
 func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
@@ -145,7 +145,7 @@ func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 }
 
 func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	src, dst := h.u.Node(in.NodeId), h.u.Node(in.NodeIdOut)
+	src, dst := h.node(in.NodeId), h.node(in.NodeIdOut)
 	if src == nil || dst == nil {
 		return 0, stale
 	}
@@ -174,7 +174,7 @@ func (h *handler) killPrivOf(in *fuse.InHeader, n *cow.Node) error {
 }
 
 func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
@@ -199,7 +199,7 @@ func (h *handler) fsync(in *fuse.FsyncIn) fuse.Status {
 	// FUSE_FSYNC_FDATASYNC in include/uapi/linux/fuse.h.
 	const dataOnly = 1 << 0
 
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}

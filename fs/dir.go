@@ -31,7 +31,7 @@ const (
 )
 
 func (h *handler) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}
@@ -44,7 +44,7 @@ func (h *handler) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 // ReadDirPlus answers with attributes. Every entry but "." and ".." counts as a lookup, with a reference that is the
 // kernel's as soon as it has the reply.
 func (h *handler) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}

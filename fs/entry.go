@@ -8,7 +8,7 @@ import (
 )
 
 func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	dir := h.u.Node(in.NodeId)
+	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
 	}
@@ -30,12 +30,19 @@ func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 // Forget takes back references. The node can be unknown: a server that took this mount over has not seen the lookups of
 // the one before.
 func (h *handler) Forget(nodeid, nlookup uint64) {
+	if h.former != nil {
+		h.forgetFormer(nodeid, nlookup)
+		return
+	}
 	h.u.ForgetID(nodeid, nlookup)
 }
 
 // fillEntry answers with a node that the caller holds a reference of, which thereby becomes the kernel's.
 func (h *handler) fillEntry(id uint64, a *cow.Attr, out *fuse.EntryOut) {
 	out.NodeId = id
+	if h.former != nil {
+		h.former.hand(id)
+	}
 	out.EntryValid, out.EntryValidNsec = h.entryLife.sec, h.entryLife.nsec
 	out.AttrValid, out.AttrValidNsec = h.attrLife.sec, h.attrLife.nsec
 	fillAttr(a, &out.Attr)
@@ -66,7 +73,7 @@ func fillAttr(a *cow.Attr, out *fuse.Attr) {
 }
 
 func (h *handler) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return nil, stale
 	}

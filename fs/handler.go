@@ -29,7 +29,9 @@ type handler struct {
 	log    *slog.Logger
 	logged sync.Map // string → struct{}: what was reported once already
 
-	server *fuse.Server // set by Init, before the first request is handled
+	server  *fuse.Server // set by Init, before the first request is handled
+	former  *former      // what is known of the servers before; nil for a mount's first
+	journal *journal     // notes for the servers after; nil if there will be none
 
 	dirents sync.Pool // *[]cow.DirEnt
 	attrs   sync.Pool // *cow.Attr
@@ -52,6 +54,10 @@ func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 	}
 	h.attrs.New = func() any { return new(cow.Attr) }
 	h.results.New = func() any { return &copied{pool: &h.results} }
+	var err error
+	if h.journal, err = openJournal(o.Journal); err != nil {
+		return nil, err
+	}
 	var a cow.Attr
 	if err := u.Getattr(u.Root(), &a); err != nil {
 		return nil, err

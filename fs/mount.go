@@ -50,7 +50,7 @@ func Mount(u *cow.Union, target string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mounting on %s: %w", target, err)
 	}
-	s, err := start(h, fd, target, &o)
+	s, err := start(h, fd, target, &o, nil)
 	if err != nil {
 		if mounted {
 			// Lazily: whoever looked at it already must not keep a dead mount there.
@@ -128,19 +128,29 @@ func attach(target string, o *Options, readOnly bool) (fd int, mounted bool, err
 	return fd, err == nil, err
 }
 
-// start answers INIT and begins to serve.
-func start(h *handler, fd int, target string, o *Options) (*Server, error) {
+// start answers INIT, then calls before if there is such a function, and begins to serve.
+func start(h *handler, fd int, target string, o *Options, before func() error) (*Server, error) {
+	s := &Server{target: target, done: make(chan struct{})}
+	var err error
+	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o))
+	if err != nil {
+		return nil, fmt.Errorf("answering the kernel: %w", err)
+	}
+	if h.journal != nil {
+		keepResident(s.raw)
+	}
+	if before != nil {
+		if err := before(); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	s := &Server{target: target, dev: os.NewFile(uintptr(dup), "/dev/fuse"), done: make(chan struct{})}
-	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o))
-	if err != nil {
-		s.dev.Close()
-		return nil, fmt.Errorf("answering the kernel: %w", err)
-	}
+	s.dev = os.NewFile(uintptr(dup), "/dev/fuse")
 	go func() {
 		s.raw.Serve()
 		s.dev.Close()

@@ -59,6 +59,10 @@ type Options struct {
 	// Logger gets what no caller of a system call can be told. Default: nothing is logged.
 	Logger *slog.Logger
 
+	// Journal is where the server notes what another one must know if this one is killed: a file that [NewJournal] made.
+	// With none, a request that was carried out but not answered may be carried out twice.
+	Journal *os.File
+
 	// Device is a FUSE descriptor that is mounted on the target already and whose INIT is unanswered, as
 	// mount.fuse3's drop_privileges and a privileged parent pass it. Mount then mounts nothing, and takes the
 	// descriptor over.

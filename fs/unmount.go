@@ -75,6 +75,22 @@ func resolveMount(target string) (string, error) {
 	return filepath.Join(dir, filepath.Base(abs)), nil
 }
 
+// DeviceNumber is the device number of the mount on target, which no other mount has while it lasts. The mount is not asked.
+func DeviceNumber(target string) (major, minor int, err error) {
+	path, err := resolveMount(target)
+	if err != nil {
+		return 0, 0, err
+	}
+	m, err := mountOn(path)
+	if err == nil && m == nil {
+		err = errNotMounted
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return m.Major, m.Minor, nil
+}
+
 // mountOn returns the topmost mount on exactly this path, nil if there is none.
 func mountOn(path string) (*mountinfo.Info, error) {
 	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(path))

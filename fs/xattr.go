@@ -10,7 +10,7 @@ import (
 )
 
 func (h *handler) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
 	}
@@ -29,7 +29,7 @@ func (h *handler) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, de
 }
 
 func (h *handler) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
 	}
@@ -52,11 +52,11 @@ func (h *handler) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (
 }
 
 func (h *handler) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
-	if err := h.u.Setxattr(n, name, value, int(in.Flags)); err != nil {
+	if err := h.setXAttr(in, n, name, value); err != nil {
 		return h.status("setxattr", err)
 	}
 	if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
@@ -79,9 +79,9 @@ func (h *handler) clearSetgid(n *cow.Node) error {
 }
 
 func (h *handler) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	n := h.u.Node(in.NodeId)
+	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
 	}
-	return h.status("removexattr", h.u.Removexattr(n, name))
+	return h.status("removexattr", h.removeXAttr(in, n, name))
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -47,24 +46,9 @@ func (s *Store) commit(ctx context.Context, base *Image, r io.Reader, ref string
 		return nil, err
 	}
 	defer release()
-	a, err := s.newAttempt(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer a.close()
-	dir := a.path("layer")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	diffID, size, err := ingest(ctx, r, dir)
-	if err != nil {
-		return nil, err
-	}
-	record, err := committedRecord(base, diffID, size, o)
-	if err != nil {
-		return nil, err
-	}
-	return s.publishImage(a, newImage{record: record, fresh: map[digest.Digest]string{diffID: dir}, names: names})
+	return s.makeImage(ctx, r, names, func(diffID digest.Digest, size int64) (*imageRecord, error) {
+		return committedRecord(base, diffID, size, o)
+	})
 }
 
 // localNames is the name of an image that is made here; none for an empty one.

@@ -46,28 +46,30 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, ref string, o Import
 	if err := s.sweep(); err != nil {
 		return nil, err
 	}
-	a, err := s.newAttempt(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer a.close()
-	dir := a.path("layer")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	diffID, size, err := ingest(ctx, r, dir)
-	if err != nil {
-		return nil, err
-	}
-	record, err := importedRecord(diffID, size, o)
-	if err != nil {
-		return nil, err
-	}
-	return s.publishImage(a, newImage{
-		record: record,
-		fresh:  map[digest.Digest]string{diffID: dir},
-		names:  []refRecord{{Version: recordVersion, Name: parsed.Name()}},
+	return s.makeImage(ctx, r, []refRecord{{Version: recordVersion, Name: parsed.Name()}}, func(diffID digest.Digest, size int64) (*imageRecord, error) {
+		return importedRecord(diffID, size, o)
 	})
+}
+
+// makeImage makes an image with a layer that is read from r, which record then describes, and names it.
+func (s *Store) makeImage(ctx context.Context, r io.Reader, names []refRecord, record func(diffID digest.Digest, size int64) (*imageRecord, error)) (i *Image, err error) {
+	err = s.attempt(func(a *attempt) error {
+		dir := a.path("layer")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		diffID, size, err := ingest(ctx, r, dir)
+		if err != nil {
+			return err
+		}
+		made, err := record(diffID, size)
+		if err != nil {
+			return err
+		}
+		i, err = s.publishImage(a, newImage{record: made, fresh: map[digest.Digest]string{diffID: dir}, names: names})
+		return err
+	})
+	return i, err
 }
 
 // importedRecord makes the configuration and manifest of an imported layer. The manifest names the layer uncompressed.
@@ -155,13 +157,7 @@ func (s *Store) publishImage(a *attempt, n newImage) (*Image, error) {
 	}
 	defer l.close()
 	for d, dir := range n.fresh {
-		// A directory without a tar is in the way: something else than this program was at it.
-		if !s.hasLayer(d) {
-			if err := os.Rename(s.layerPath(d), a.path("broken-"+d.Encoded())); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return nil, err
-			}
-		}
-		if err := a.publish(filepath.Base(dir), layersDir, d.Encoded()); err != nil {
+		if err := a.publishLayer(dir, d); err != nil {
 			return nil, err
 		}
 	}
@@ -191,5 +187,17 @@ func (s *Store) publishImage(a *attempt, n newImage) (*Image, error) {
 			return nil, err
 		}
 	}
+	s.dropKept(diffIDs) // the image keeps them now
 	return &Image{s: s, id: id, record: n.record, config: config}, nil
+}
+
+// publishLayer puts a whole layer, in a directory of the attempt, into the store. The caller holds the store's lock.
+func (a *attempt) publishLayer(dir string, id digest.Digest) error {
+	// A directory without a tar is in the way: something else than this program was at it.
+	if !a.s.hasLayer(id) {
+		if err := os.Rename(a.s.layerPath(id), a.path("broken-"+id.Encoded())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return a.publish(filepath.Base(dir), layersDir, id.Encoded())
 }

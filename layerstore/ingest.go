@@ -92,7 +92,7 @@ func streamError(err error, pos int64) error {
 	var own *storeError
 	switch {
 	case errors.As(err, &own):
-		return own.error
+		return own
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the layer is truncated after %d bytes: %w", pos, err)
 	case errors.Is(err, tar.ErrHeader):

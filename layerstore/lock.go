@@ -20,7 +20,7 @@ var errBusy = errors.New("locked by another process")
 func lockFile(path string, create bool, how int) (*fileLock, error) {
 	flags := os.O_RDONLY
 	if create {
-		flags |= os.O_CREATE
+		flags = os.O_RDWR | os.O_CREATE
 	}
 	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {

@@ -3,8 +3,10 @@ package layerstore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -23,7 +25,8 @@ type Pruned struct {
 	Bytes  int64           // that were freed, merged indexes included
 }
 
-// Prune deletes the images that have no name and that nothing uses, and what no image needs.
+// Prune deletes the images that have no name and that nothing uses, what interrupted pulls have downloaded, and what no image
+// needs.
 func (s *Store) Prune(o PruneOptions) (*Pruned, error) {
 	p, err := s.prune(o)
 	if err != nil {
@@ -32,18 +35,16 @@ func (s *Store) Prune(o PruneOptions) (*Pruned, error) {
 	return p, nil
 }
 
-func (s *Store) prune(o PruneOptions) (*Pruned, error) {
-	l, err := s.lock(unix.LOCK_EX)
-	if err != nil {
-		return nil, err
-	}
-	trash, err := s.newAttempt(l)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	defer trash.close() // after the lock is free: deleting large files takes long
-	defer l.close()
+func (s *Store) prune(o PruneOptions) (p *Pruned, err error) {
+	err = s.exclusively(0, func(trash *attempt) error {
+		p, err = s.pruneInto(trash, o)
+		return err
+	})
+	return p, err
+}
+
+// pruneInto is Prune under the store's exclusive lock.
+func (s *Store) pruneInto(trash *attempt, o PruneOptions) (*Pruned, error) {
 	unnamed, err := s.unnamed()
 	if err != nil {
 		return nil, err
@@ -66,7 +67,12 @@ func (s *Store) prune(o PruneOptions) (*Pruned, error) {
 			p.Images = append(p.Images, id)
 		}
 	}
-	garbage, err := s.garbage(p.Images)
+	freed, waiting, err := s.dropDownloads(time.Now().Add(time.Hour), o.DryRun) // all, also those of this very moment
+	if err != nil {
+		return nil, err
+	}
+	p.Bytes += freed
+	garbage, err := s.garbage(p.Images, waiting)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +87,8 @@ func (s *Store) prune(o PruneOptions) (*Pruned, error) {
 		}
 		return p, nil
 	}
-	p.Bytes, err = s.discard(garbage, trash)
+	freed, err = s.discard(garbage, trash)
+	p.Bytes += freed
 	return p, err
 }
 
@@ -126,13 +133,22 @@ func (s *Store) unused(id digest.Digest) (bool, error) {
 // piece is a layer or a merged index: a directory or file of the store.
 type piece struct{ dir, name string }
 
-// garbage returns the layers and merged indexes that no lease names, and no image but those of gone. The caller holds the
-// store's lock exclusively. If any image can't be read, there is an error: what it needs isn't known.
-func (s *Store) garbage(gone []digest.Digest) ([]piece, error) {
-	keep, err := s.leases()
+// garbage returns the layers and merged indexes that no lease names, no image but those of gone, and no interrupted pull but
+// for the layers of dropped. The caller holds the store's lock exclusively. If any image can't be read, there is an error:
+// what it needs isn't known.
+func (s *Store) garbage(gone, dropped []digest.Digest) ([]piece, error) {
+	keep, err := s.keptLayers()
 	if err != nil {
 		return nil, err
 	}
+	for _, id := range dropped {
+		delete(keep, id.Encoded())
+	}
+	leased, err := s.leases()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(keep, leased)
 	images, err := os.ReadDir(s.path(imagesDir))
 	if err != nil {
 		return nil, err
@@ -176,6 +192,7 @@ func (s *Store) discard(all []piece, trash *attempt) (int64, error) {
 			return freed, err
 		}
 		freed += size
+		trash.trash += size
 	}
 	return freed, nil
 }
@@ -183,7 +200,7 @@ func (s *Store) discard(all []piece, trash *attempt) (int64, error) {
 // collect moves every layer and merged index that no image and no lease names into the attempt, and returns how many
 // bytes that frees. The caller holds the store's lock exclusively.
 func (s *Store) collect(trash *attempt) (int64, error) {
-	all, err := s.garbage(nil)
+	all, err := s.garbage(nil, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -75,7 +75,7 @@ func TestPullFromDockerRegistry(t *testing.T) {
 				}
 			}})
 			for n := range tars {
-				if !slices.Equal(states[n], []LayerState{LayerDownloading, LayerVerified}) {
+				if !slices.Equal(states[n], []LayerState{LayerPending, LayerDownloading, LayerVerified}) {
 					t.Errorf("layer %d went through %v", n, states[n])
 				}
 			}
@@ -345,6 +345,9 @@ func TestPullRefusesLies(t *testing.T) {
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error has more than one line: %v", err)
+			}
+			if resumable(err) {
+				checkPruned(t, s)
 			}
 			checkEmpty(t, s)
 		})

@@ -105,23 +105,21 @@ func (s *Store) push(ctx context.Context, ref, as string, o *PushOptions) (*Push
 		return nil, err
 	}
 	defer release()
-	a, err := s.newAttempt(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer a.close()
-	p := &pusher{s: s, o: o, a: a, image: image, target: target}
-	if err := p.connect(ctx); err != nil {
-		return nil, err
-	}
-	if p.from, err = s.blobSources(target.Context()); err != nil {
-		return nil, err
-	}
-	pushed, err := p.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return pushed, p.remember(pushed)
+	var pushed *Pushed
+	err = s.attempt(func(a *attempt) error {
+		p := &pusher{s: s, o: o, a: a, image: image, target: target}
+		if err := p.connect(ctx); err != nil {
+			return err
+		}
+		if p.from, err = s.blobSources(target.Context()); err != nil {
+			return err
+		}
+		if pushed, err = p.run(ctx); err != nil {
+			return err
+		}
+		return p.remember(pushed)
+	})
+	return pushed, err
 }
 
 func (p *pusher) connect(ctx context.Context) (err error) {
@@ -273,7 +271,10 @@ func (p *pusher) layer(ctx context.Context, n int, l layerRecord) (layerRecord, 
 			return l, PushMounted, nil
 		}
 	}
-	made, path, err := p.blob(n, l)
+	if l.Local {
+		l.MediaType = ocispec.MediaTypeImageLayerGzip
+	}
+	made, path, err := p.a.blob(ctx, "blob-"+strconv.Itoa(n), l)
 	if err != nil {
 		return l, "", err
 	}
@@ -304,46 +305,6 @@ func (p *pusher) mount(ctx context.Context, l layerRecord) bool {
 		}
 	}
 	return false
-}
-
-// blob makes the blob of a layer: its tar, compressed as it was before, and with gzip if it was made here.
-func (p *pusher) blob(n int, l layerRecord) (made layerRecord, path string, err error) {
-	tar := p.s.layerPath(l.DiffID, tarName)
-	if l.Local {
-		l.MediaType = ocispec.MediaTypeImageLayerGzip
-	}
-	way := compressionOf(l.MediaType)
-	if way == nil {
-		fi, err := os.Stat(tar)
-		if err != nil {
-			return l, "", err
-		}
-		return layerRecord{DiffID: l.DiffID, Digest: l.DiffID, Size: fi.Size(), MediaType: l.MediaType}, tar, nil
-	}
-	in, err := os.Open(tar)
-	if err != nil {
-		return l, "", err
-	}
-	defer in.Close()
-	path = p.a.path("blob-" + strconv.Itoa(n))
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return l, "", err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	hash := digest.SHA256.Digester()
-	counted := &countingWriter{w: io.MultiWriter(out, hash.Hash())}
-	w, err := way(counted)
-	if err != nil {
-		return l, "", err
-	}
-	if _, err := io.Copy(w, in); err != nil {
-		return l, "", err
-	}
-	if err := w.Close(); err != nil {
-		return l, "", err
-	}
-	return layerRecord{DiffID: l.DiffID, Digest: hash.Digest(), Size: counted.n, MediaType: l.MediaType}, path, nil
 }
 
 func (p *pusher) tell(l PushedLayer) {

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // repository is a repository of a registry, as one pull sees it. go-containerregistry does the authentication; requests
@@ -143,9 +144,9 @@ func (r *repository) get(ctx context.Context, kind, id string, accept []string, 
 }
 
 // small reads a blob or manifest that is kept in memory.
-func small(resp *http.Response, most int64) ([]byte, error) {
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+func small(r io.ReadCloser, most int64) ([]byte, error) {
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +159,71 @@ func small(resp *http.Response, most int64) ([]byte, error) {
 // idleTimeout is how long a registry may send nothing.
 const idleTimeout = 60 * time.Second
 
+// manifest implements imageSource.
+func (r *repository) manifest(ctx context.Context, id string) ([]byte, string, error) {
+	resp, err := r.get(ctx, "manifests", id, manifestTypes(), 0)
+	if err != nil {
+		return nil, "", err
+	}
+	raw, err := small(resp.Body, maxManifest)
+	if err != nil {
+		return nil, "", err
+	}
+	// What the registry says the digest is, it must be: other programs go by it.
+	if d := digest.Digest(resp.Header.Get("Docker-Content-Digest")); checkDigest(d) == nil && d != digest.FromBytes(raw) {
+		return nil, "", &digestError{want: d, got: digest.FromBytes(raw)}
+	}
+	return raw, resp.Header.Get("Content-Type"), nil
+}
+
+// config implements imageSource.
+func (r *repository) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	resp, err := r.get(ctx, "blobs", string(d.Digest), nil, 0)
+	if err != nil {
+		return nil, err
+	}
+	return small(resp.Body, maxConfig)
+}
+
+// layer implements imageSource.
+func (r *repository) layer(ctx context.Context, _ int, d ocispec.Descriptor, part *download) (io.ReadCloser, error) {
+	if part.size > d.Size {
+		if err := part.truncate(); err != nil {
+			return nil, err
+		}
+	}
+	b := &blobStream{ctx: ctx, repo: r, digest: d.Digest, size: d.Size, off: part.size, part: part}
+	if part.size == d.Size {
+		return &resumedBlob{part.begin(), b}, nil
+	}
+	begin := part.begin()
+	if err := b.open(); err != nil {
+		return nil, &brokenOffError{err: err, want: d.Size, got: part.size}
+	}
+	return &resumedBlob{io.MultiReader(begin, b), b}, nil
+}
+
+// resumedBlob is a blob of which some was there.
+type resumedBlob struct {
+	io.Reader
+	io.Closer
+}
+
+// brokenOffError says that what should follow of a blob didn't come.
+type brokenOffError struct {
+	err       error
+	want, got int64 // bytes
+}
+
+func (e *brokenOffError) Error() string {
+	if e.got == 0 {
+		return fmt.Sprintf("downloading %d bytes: %v", e.want, e.err)
+	}
+	return fmt.Sprintf("the download broke off after %d of %d bytes: %v", e.got, e.want, e.err)
+}
+
+func (e *brokenOffError) Unwrap() error { return e.err }
+
 // blobStream reads a blob and, when the connection breaks, goes on where it broke. It checks nothing.
 type blobStream struct {
 	ctx    context.Context
@@ -166,7 +232,8 @@ type blobStream struct {
 	size   int64 // that the manifest says
 	body   io.ReadCloser
 	off    int64
-	failed int // attempts since the last byte
+	failed int       // attempts since the last byte
+	part   *download // where to keep what arrives; may be nil
 }
 
 // attempts is how often a download is tried without a byte of progress.
@@ -217,7 +284,8 @@ func (b *blobStream) Read(p []byte) (int, error) {
 		if b.body == nil {
 			if err := b.open(); err != nil {
 				var lie *sizeError
-				if errors.As(err, &lie) || !b.again() {
+				var status *transport.Error // a temporary one was tried again already
+				if errors.As(err, &lie) || errors.As(err, &status) || !b.again() {
 					return 0, err
 				}
 				continue
@@ -232,6 +300,11 @@ func (b *blobStream) Read(p []byte) (int, error) {
 		b.off += int64(n)
 		if n > 0 {
 			b.failed = 0
+			if b.part != nil {
+				if _, err := b.part.Write(p[:n]); err != nil {
+					return 0, err
+				}
+			}
 			if !errors.Is(err, io.EOF) {
 				err = nil // shows again if it matters
 			}

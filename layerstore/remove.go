@@ -29,18 +29,16 @@ func (s *Store) Remove(ref string) (*Removed, error) {
 	return r, nil
 }
 
-func (s *Store) remove(ref string) (*Removed, error) {
-	l, err := s.lock(unix.LOCK_EX)
-	if err != nil {
-		return nil, err
-	}
-	trash, err := s.newAttempt(l)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	defer trash.close() // after the lock is free: deleting large files takes long
-	defer l.close()
+func (s *Store) remove(ref string) (removed *Removed, err error) {
+	err = s.exclusively(0, func(trash *attempt) error {
+		removed, err = s.removeInto(trash, ref)
+		return err
+	})
+	return removed, err
+}
+
+// removeInto is Remove under the store's exclusive lock.
+func (s *Store) removeInto(trash *attempt, ref string) (*Removed, error) {
 	id, found, err := s.find(ref)
 	if err != nil {
 		return nil, err
@@ -115,6 +113,10 @@ func (s *Store) deleteImage(id digest.Digest, trash *attempt) (bool, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return false, err
 	}
+	// Its space comes back now, also that of layers that a pull which was interrupted had kept.
+	if _, c, err := s.readRecord(id.Encoded()); err == nil {
+		s.dropKept(c.RootFS.DiffIDs)
+	}
 	err = os.Rename(s.path(imagesDir, id.Encoded()), trash.path("image-"+id.Encoded()))
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil // a name of nothing
@@ -174,26 +176,18 @@ func (s *Store) reap() error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	l, err := s.lock(unix.LOCK_EX | unix.LOCK_NB)
+	err = s.exclusively(unix.LOCK_NB, func(trash *attempt) error {
+		if err := s.deleteMarked(trash); err != nil {
+			return err
+		}
+		// As in bury, damage elsewhere must not keep the store from being used.
+		s.collect(trash)
+		return nil
+	})
 	if errors.Is(err, errBusy) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	trash, err := s.newAttempt(l)
-	if err != nil {
-		l.close()
-		return err
-	}
-	defer trash.close()
-	defer l.close()
-	if err := s.deleteMarked(trash); err != nil {
-		return err
-	}
-	// As in bury, damage elsewhere must not keep the store from being used.
-	s.collect(trash)
-	return nil
+	return err
 }
 
 // diskBytes is the length of a file, or of the files in a directory.

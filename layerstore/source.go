@@ -24,21 +24,36 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	switch compressionKind(magic) {
+	case "gzip":
 		return gzip.NewReader(br)
-	case isZstd(magic):
+	case "zstd":
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}
 		return zr.IOReadCloser(), nil
-	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
+	case "xz":
 		return nil, errors.New("it is compressed with xz: decompress it first, with xz -d")
-	case bytes.HasPrefix(magic, []byte("BZh")):
+	case "bzip2":
 		return io.NopCloser(bzip2.NewReader(br)), nil
 	}
 	return io.NopCloser(br), nil
+}
+
+// compressionKind tells by the first bytes what something is compressed with; empty if it isn't.
+func compressionKind(magic []byte) string {
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return "gzip"
+	case isZstd(magic):
+		return "zstd"
+	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
+		return "xz"
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return "bzip2"
+	}
+	return ""
 }
 
 // isZstd recognises a frame and a skippable frame (RFC 8878, 3.1.1 and 3.1.2).

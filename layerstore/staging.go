@@ -14,9 +14,10 @@ import (
 // attempt is one entry of the staging directory: what one command is writing and hasn't published yet. It holds the
 // entry's lock from creation to close, so a sweep knows it for alive.
 type attempt struct {
-	s    *Store
-	dir  string
-	lock *fileLock
+	s     *Store
+	dir   string
+	lock  *fileLock
+	trash int64 // bytes that were moved here to be deleted
 }
 
 // Files of an attempt that other processes read.
@@ -47,10 +48,65 @@ func (s *Store) newAttempt(held *fileLock) (*attempt, error) {
 	return &attempt{s: s, dir: dir, lock: l}, nil
 }
 
+// attempt calls do with a new attempt, of which only that is left which do publishes.
+func (s *Store) attempt(do func(a *attempt) error) error {
+	a, err := s.newAttempt(nil)
+	if err != nil {
+		return err
+	}
+	err = do(a)
+	// What couldn't be deleted is swept later.
+	a.close()
+	return err
+}
+
+// exclusively calls do with the store's lock held exclusively and an attempt for what do moves out of the way, which is
+// deleted when the lock is free again: deleting large files takes long. how is 0, or unix.LOCK_NB for errBusy if the lock
+// isn't free.
+func (s *Store) exclusively(how int, do func(trash *attempt) error) error {
+	l, err := s.lock(unix.LOCK_EX | how)
+	if err != nil {
+		return err
+	}
+	trash, err := s.newAttempt(l)
+	if err == nil {
+		defer trash.close()
+		err = do(trash)
+	}
+	l.close()
+	return err
+}
+
+// reclaim frees what no image and no lease needs.
+func (s *Store) reclaim() error {
+	return s.exclusively(0, func(trash *attempt) error {
+		_, err := s.collect(trash)
+		return err
+	})
+}
+
 func (a *attempt) path(name string) string { return filepath.Join(a.dir, name) }
+
+// leave leaves a large attempt for another process to sweep, if there can be one.
+func (a *attempt) leave() bool {
+	const large = 8 << 20
+	if a.s.Sweep == nil || a.trash < large {
+		return false
+	}
+	// Its lock must be free before the other process looks.
+	a.lock.close()
+	if a.s.Sweep() == nil {
+		return true
+	}
+	a.s.sweep()
+	return true
+}
 
 // close deletes what of the attempt was not published.
 func (a *attempt) close() error {
+	if a.leave() {
+		return nil
+	}
 	err := os.RemoveAll(a.dir)
 	a.lock.close()
 	return err
@@ -136,6 +192,9 @@ func syncDir(path string) error {
 // sweep deletes the attempts of dead processes, and what they published that is of no use. If another process is
 // publishing just now, all is left for later.
 func (s *Store) sweep() error {
+	if err := s.dropStale(); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(s.path(stagingDir))
 	if err != nil || len(entries) == 0 {
 		return err

@@ -24,17 +24,27 @@ var (
 //     while garbage is chosen and moved away. Held for renames only, never for a download.
 //   - ROOT/staging/X: exclusive for as long as the attempt X is alive. Who can take it may delete X.
 //   - ROOT/inuse/ID: shared for as long as someone uses the image ID.
-type Store struct{ root string }
+//   - ROOT/downloads/X.part: exclusive for as long as someone downloads the blob X, and for whole downloads. Nobody who has one
+//     waits for another.
+type Store struct {
+	root string
+
+	// Sweep, if set, has another process open this store, and is called instead of deleting what is large: file systems take
+	// tenths of a second for that, and opening the store sweeps it. If it fails, the files are deleted all the same. It may only
+	// be set before the store is used.
+	Sweep func() error
+}
 
 // The directories and files of a store.
 const (
-	layersDir  = "layers"
-	imagesDir  = "images"
-	refsDir    = "refs"
-	mergedDir  = "merged"
-	stagingDir = "staging"
-	inuseDir   = "inuse"
-	lockName   = "store.lock"
+	layersDir    = "layers"
+	imagesDir    = "images"
+	refsDir      = "refs"
+	mergedDir    = "merged"
+	stagingDir   = "staging"
+	inuseDir     = "inuse"
+	downloadsDir = "downloads"
+	lockName     = "store.lock"
 
 	tarName   = "layer.tar"
 	indexName = "index"
@@ -48,7 +58,7 @@ func Open(root string) (*Store, error) {
 		return nil, fmt.Errorf("opening image store %s: %w", root, err)
 	}
 	s := &Store{root: abs}
-	for _, d := range []string{layersDir, imagesDir, refsDir, mergedDir, stagingDir, inuseDir} {
+	for _, d := range []string{layersDir, imagesDir, refsDir, mergedDir, stagingDir, inuseDir, downloadsDir} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return nil, fmt.Errorf("opening image store %s: %w", root, err)
 		}

@@ -21,7 +21,7 @@ import (
 // checkEmpty fails the test if anything is in the store.
 func checkEmpty(t *testing.T, s *Store) {
 	t.Helper()
-	for _, d := range []string{layersDir, imagesDir, refsDir, mergedDir, stagingDir} {
+	for _, d := range []string{layersDir, imagesDir, refsDir, mergedDir, stagingDir, downloadsDir} {
 		entries, err := os.ReadDir(s.path(d))
 		if err != nil {
 			t.Fatal(err)
@@ -30,6 +30,15 @@ func checkEmpty(t *testing.T, s *Store) {
 			t.Errorf("%s/%s was left in the store", d, e.Name())
 		}
 	}
+}
+
+// checkPruned fails the test if anything is in the store but what an interrupted pull may leave for the next one.
+func checkPruned(t *testing.T, s *Store) {
+	t.Helper()
+	if _, err := s.Prune(PruneOptions{}); err != nil {
+		t.Error(err)
+	}
+	checkEmpty(t, s)
 }
 
 func TestImport(t *testing.T) {

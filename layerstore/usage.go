@@ -15,7 +15,7 @@ type Usage struct {
 	Images      []ImageUsage // the newest first
 	Layers      int
 	Stored      int64 // bytes of images, layers, indexes and names
-	Unfinished  int64 // bytes of what running commands have not published
+	Unfinished  int64 // bytes of what running commands have not published, and of interrupted downloads
 	Reclaimable int64 // bytes that would be free if the images that nothing uses were removed
 }
 
@@ -87,7 +87,7 @@ func (s *Store) Usage(active []digest.Digest) (*Usage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("adding up the image store: %w", err)
 	}
-	u.Unfinished = ownBlocks(s.path(stagingDir))
+	u.Unfinished = ownBlocks(s.path(stagingDir)) + diskBlocks(s.path(downloadsDir))
 	for _, e := range entries {
 		u.Unfinished += treeBlocks(s.path(stagingDir, e.Name()))
 	}

@@ -356,24 +356,41 @@ func (g *cgroups) remove() error {
 	return g.container.removeCgroups()
 }
 
-// removeCgroups removes what a container has of cgroups; the caller holds its lock. A directory in which processes are
-// still dying is waited for a moment.
-func (c *Container) removeCgroups() error {
+// cgroupDirectories are the container's cgroups.
+func (c *Container) cgroupDirectories() []string {
 	data, err := os.ReadFile(c.cgroupPath())
-	if errors.Is(err, os.ErrNotExist) {
+	var dirs []string
+	if err != nil || json.Unmarshal(data, &dirs) != nil {
+		return nil // none, or torn, when nothing was made yet
+	}
+	return slices.DeleteFunc(dirs, func(dir string) bool { return filepath.Base(dir) != c.cgroupName() })
+}
+
+// addCgroupDirectory notes a cgroup that is about to be made.
+func (c *Container) addCgroupDirectory(dir string) error {
+	dirs := c.cgroupDirectories()
+	if slices.Contains(dirs, dir) {
 		return nil
 	}
+	data, err := json.Marshal(append(dirs, dir))
 	if err != nil {
 		return err
 	}
-	var dirs []string
-	if json.Unmarshal(data, &dirs) != nil {
-		dirs = nil // torn, when nothing was made yet
+	tmp := c.cgroupPath() + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
 	}
-	for _, dir := range dirs {
-		if filepath.Base(dir) != c.cgroupName() {
-			continue
-		}
+	return os.Rename(tmp, c.cgroupPath())
+}
+
+// removeCgroups removes what a container has of cgroups; the caller holds its lock. A directory in which processes are
+// still dying is waited for a moment.
+func (c *Container) removeCgroups() error {
+	if _, err := os.Lstat(c.cgroupPath()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, dir := range c.cgroupDirectories() {
+		_ = thawCgroup(dir) // frozen, what was killed would not go
 		deadline := time.Now().Add(2 * time.Second)
 		for {
 			err := unix.Rmdir(dir)

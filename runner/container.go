@@ -88,6 +88,9 @@ type Status struct {
 	// Error says in one line why the command did not start, or that the supervisor died.
 	Error string `json:"error,omitempty"`
 
+	// Paused says that the container's processes are held where they are; the state is StateRunning.
+	Paused bool `json:"paused,omitempty"`
+
 	// OutOfMemory says that the kernel killed a process of the container because of its memory limit.
 	OutOfMemory bool `json:"oomKilled,omitempty"`
 

@@ -118,6 +118,10 @@ func (c *control) serve(fd int) {
 		_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})
 		return
 	}
+	if do := requestOf(m.Kind); do != nil {
+		_ = w.send(message{Kind: msgDone, Error: errorText(do(c.supervisor, m))})
+		return
+	}
 	switch m.Kind {
 	case msgWait:
 		c.mu.Lock()
@@ -133,7 +137,17 @@ func (c *control) serve(fd int) {
 		c.mu.Lock()
 		delete(c.waiters, w)
 		c.mu.Unlock()
+	case msgNetwork:
+		_ = w.send(message{Kind: msgNetwork, Error: errorText(c.supervisor.updateNetwork())})
+	case msgFiles:
+		if err := c.supervisor.files(m.Files, fd, fds); err != nil {
+			_ = w.send(message{Kind: msgDone, Error: err.Error()})
+		}
 	case msgExec:
+		if c.supervisor.isPaused() {
+			_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: fmt.Sprintf("container %s is paused: unpause it first", c.supervisor.container.Name)})
+			return
+		}
 		if err := c.supervisor.pass(m, append(fds, fd)); err != nil {
 			_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})
 		}

@@ -23,6 +23,7 @@ type containerInit struct {
 	cfg     initConfig
 	wire    *wire
 	ready   chan struct{}  // closed when the terminal is set up
+	network chan struct{}  // closed when the container has its network
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, from before the set-up on
 	others  *otherCommands
@@ -36,7 +37,7 @@ func runInit() int {
 		return exitOurs
 	}
 	setCommandName("unionfs-init")
-	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
+	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), network: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
 	signal.Notify(p.signals)
 	go p.followSupervisor()
 	command, err := p.setUp()
@@ -51,7 +52,7 @@ func runInit() int {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
-	var once sync.Once
+	var once, connected sync.Once
 	for {
 		m, fds, err := p.wire.recv()
 		if err != nil {
@@ -70,6 +71,8 @@ func (p *containerInit) followSupervisor() {
 			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
+		case msgConnected:
+			connected.Do(func() { close(p.network) })
 		}
 	}
 }
@@ -101,6 +104,12 @@ func (p *containerInit) setUp() (int, error) {
 	if err := p.setUpNames(); err != nil {
 		return 0, err
 	}
+	if p.cfg.Hold {
+		if err := p.wire.send(message{Kind: msgStarted, Paths: r.made}); err != nil {
+			return 0, err
+		}
+		select {} // until the supervisor goes
+	}
 	if hasNewNamespace(p.cfg.Spec, specs.NetworkNamespace) {
 		if err := raiseLoopback(); err != nil {
 			return 0, fmt.Errorf("bringing up the loopback: %w", err)
@@ -111,6 +120,9 @@ func (p *containerInit) setUp() (int, error) {
 			return 0, fmt.Errorf("handing over the terminal: %w", err)
 		}
 		<-p.ready // its size, before the command asks for it
+	}
+	if p.cfg.AwaitNetwork {
+		<-p.network
 	}
 	pid, err := p.startCommand(r)
 	if err != nil {

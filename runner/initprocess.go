@@ -36,6 +36,12 @@ type initConfig struct {
 	// be taken on; and that setgroups is denied.
 	Fixed bool `json:"fixed,omitempty"`
 
+	// AwaitNetwork says that the command starts only after msgConnected.
+	AwaitNetwork bool `json:"awaitNetwork,omitempty"`
+
+	// Hold says that no command is to be started.
+	Hold bool `json:"hold,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 }
@@ -50,23 +56,26 @@ type initProcess struct {
 }
 
 // newInitProcess prepares P2, without starting it.
-func newInitProcess(c *Container) (*initProcess, error) {
+func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
 	p := &initProcess{}
-	if err := p.prepare(c); err != nil {
+	if err := p.prepare(c, h, hold); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *initProcess) prepare(c *Container) (err error) {
+func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
 	if p.exe, err = protectedProgram(); err != nil {
 		return err
 	}
-	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser]}
+	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
+	if hold {
+		cfg.holdOnly()
+	}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}
@@ -93,6 +102,16 @@ func (p *initProcess) prepare(c *Container) (err error) {
 		SysProcAttr: attr,
 	}
 	return nil
+}
+
+// holdOnly leaves out all that is for the command.
+func (cfg *initConfig) holdOnly() {
+	spec := *cfg.Spec
+	process, linux := *spec.Process, *spec.Linux
+	process.Terminal = false
+	linux.Seccomp, linux.Sysctl, linux.Resources = nil, nil, nil
+	spec.Process, spec.Linux = &process, &linux
+	cfg.Spec, cfg.Hold = &spec, true
 }
 
 // attributes chooses P2's namespaces and the maps of its user namespace.

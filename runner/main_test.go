@@ -25,6 +25,7 @@ import (
 //	runner.test test-other   ROOT ID OPTIONS  run another command in a container
 //	runner.test test-stop    ROOT ID GRACE    stop a container
 //	runner.test test-wait    ROOT ID          wait for a container, exit with its code
+//	runner.test test-pause   ROOT ID          pause a container; test-unpause likewise
 //	runner.test test-remove  ROOT ID          remove a container
 //	runner.test test-probe   NAME…            try system calls, and print what each answered
 //	runner.test test-inside  COMMAND…         run a command within InUserNamespace
@@ -58,6 +59,8 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-stop":      stopContainer,
 		"test-wait":      waitContainer,
 		"test-probe":     runProbes,
+		"test-pause":     func(args []string) (int, error) { return onContainer(args, (*Container).Pause) },
+		"test-unpause":   func(args []string) (int, error) { return onContainer(args, (*Container).Unpause) },
 		"test-inside": func(args []string) (int, error) {
 			return InUserNamespace(context.Background(), append([]string{"test-exec"}, args...)...)
 		},
@@ -117,6 +120,18 @@ func lookUp(args []string) (*Container, error) {
 		return nil, err
 	}
 	return st.Get(args[1])
+}
+
+// onContainer does something to the container that args name.
+func onContainer(args []string, do func(*Container) error) (int, error) {
+	c, err := lookUp(args)
+	if err == nil {
+		err = do(c)
+	}
+	if err != nil {
+		return exitOurs, err
+	}
+	return 0, nil
 }
 
 func startAgain(args []string) (int, error) {

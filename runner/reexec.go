@@ -16,6 +16,8 @@ func RunIfInit() {
 		unix.Exit(runInit())
 	case argvNamespace:
 		unix.Exit(runNamespaceStage(os.Args[1:]))
+	case argvFiles:
+		unix.Exit(runFiles(os.Args[1:]))
 	case argvUser:
 		unix.Exit(runUserLookup(os.Args[1:]))
 	}

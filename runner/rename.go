@@ -31,6 +31,7 @@ func (c *Container) Rename(name string) error {
 	}
 	c.state.releaseName(fresh.Name, c.ID)
 	c.Name = name
+	c.note("rename", "oldName", "/"+fresh.Name)
 	return nil
 }
 

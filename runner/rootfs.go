@@ -220,6 +220,11 @@ func (r *rootfs) bind(m specs.Mount, o mountOptions) error {
 		return fmt.Errorf("opening the source: %w", err)
 	}
 	defer unix.Close(mnt)
+	if wantsOwnership(m.Options) {
+		if err := r.takeOwnership(mnt); err != nil {
+			return fmt.Errorf("giving it to the container's user: %w", err)
+		}
+	}
 	kind := st.Mode & unix.S_IFMT
 	// There is no device cgroup to stop a device node in a volume.
 	if !o.dev && kind != unix.S_IFCHR && kind != unix.S_IFBLK {

@@ -85,12 +85,13 @@ func (r *run) run(ctx context.Context) (int, error) {
 
 	end, err := r.follow()
 	r.relay.Load().finish()
+	if err == nil && end.Lingers {
+		return end.Code, endError(end)
+	}
 	werr := supervisor.Wait()
 	switch {
-	case err == nil && end.Error != "":
-		return end.Code, errors.New(end.Error)
 	case err == nil:
-		return end.Code, nil
+		return end.Code, endError(end)
 	case ctx.Err() != nil:
 		return exitUnknown, ctx.Err()
 	case werr != nil:
@@ -98,6 +99,14 @@ func (r *run) run(ctx context.Context) (int, error) {
 	default:
 		return exitUnknown, errors.New("the container's supervisor ended without a word")
 	}
+}
+
+// endError is the error that a message tells of.
+func endError(m message) error {
+	if m.Error == "" {
+		return nil
+	}
+	return errors.New(m.Error)
 }
 
 // catchSignals takes the signals that are the command's business.

@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,14 @@ import (
 // Signal sends sig to the container's command, through its init. SIGKILL kills the whole container at once. Like kill(2)
 // it doesn't wait. The error says if the container isn't running.
 func (c *Container) Signal(sig unix.Signal) error {
+	err := c.signal(sig)
+	if err == nil {
+		c.note("kill", "signal", strconv.Itoa(int(sig)))
+	}
+	return err
+}
+
+func (c *Container) signal(sig unix.Signal) error {
 	st, err := c.Status()
 	if err != nil {
 		return err
@@ -36,6 +45,9 @@ func (c *Container) Signal(sig unix.Signal) error {
 	if err != nil {
 		return fmt.Errorf("sending %s to container %s: %w", unix.SignalName(sig), c.Name, err)
 	}
+	if st.Paused && (sig == unix.SIGKILL || sig == c.StopSignal()) {
+		_ = c.Unpause() // or it would not hear of it
+	}
 	return nil
 }
 
@@ -43,7 +55,7 @@ func (c *Container) Signal(sig unix.Signal) error {
 // is no error if the container isn't running.
 func (c *Container) Kill(timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
-	for {
+	for noted := false; ; {
 		held, err := c.lockHeld()
 		if errors.Is(err, ErrNotFound) {
 			return nil // it removed itself
@@ -55,7 +67,10 @@ func (c *Container) Kill(timeout time.Duration) error {
 			return nil
 		}
 		// It may be starting and have no init yet, or be past it: try again.
-		_ = c.Signal(unix.SIGKILL)
+		if err := c.signal(unix.SIGKILL); err == nil && !noted {
+			c.note("kill", "signal", strconv.Itoa(int(unix.SIGKILL)))
+			noted = true
+		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("container %s is still there %s after it was killed", c.Name, timeout)
 		}

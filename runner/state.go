@@ -50,6 +50,12 @@ func (s *State) Root() string { return s.root }
 func (s *State) containersDir() string { return filepath.Join(s.root, "containers") }
 func (s *State) namesDir() string      { return filepath.Join(s.root, "names") }
 
+// NewID makes up the ID of a new container.
+func NewID() string { return randomID() }
+
+// ContainerDir is the directory of the container with the ID, which need not be there yet.
+func (s *State) ContainerDir(id string) string { return filepath.Join(s.containersDir(), id) }
+
 // CreateOptions is what a new container is besides its OCI specification.
 type CreateOptions struct {
 	// ID is 64 hexadecimal digits; random if empty.
@@ -113,6 +119,7 @@ func (s *State) Create(spec *specs.Spec, o CreateOptions) (*Container, error) {
 		_ = os.RemoveAll(c.Dir())
 		return nil, fmt.Errorf("creating container: %w", err)
 	}
+	c.note("create")
 	return c, nil
 }
 
@@ -340,6 +347,7 @@ func (c *Container) removeLocked() error {
 	if err := os.Rename(c.Dir(), gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
+	c.note("destroy")
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.Name, err)
 	}

@@ -64,6 +64,9 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 			return err
 		}
 		if !held {
+			if asked {
+				c.note("stop")
+			}
 			return nil
 		}
 		if !asked { // it may be starting and have no command yet

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,12 @@ type Hooks struct {
 	// Only IDs that are mapped in the current user namespace exist for the container: the files' owners must be
 	// among them.
 	MountRoot func(target string) (unmount func() error, err error)
+
+	// Removed, if not nil, is called after a container with AutoRemove was removed.
+	Removed func() error
+
+	// Network, if there is one, connects the container.
+	Network Network
 }
 
 // orphanGrace is the time between the polite and the deadly signal for a container whose caller is gone.
@@ -44,8 +51,13 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	end := s.supervise(ctx)
 	s.control.tell(end)
+	if h.Network != nil {
+		defer s.tidyNetwork()
+	}
 	if s.caller != nil {
-		_ = s.caller.send(end.message())
+		m := end.message()
+		m.Lingers = h.Network != nil
+		_ = s.caller.send(m)
 		return nil
 	}
 	return end.err
@@ -67,17 +79,27 @@ type supervisor struct {
 	hooks     Hooks
 	caller    *wire  // to P0; nil if there is none
 	mode      string // what this is started for, see supervisorModeVariable
-	status    *Status
+	statusMu  sync.Mutex
+	status    *Status  // guarded by statusMu
 	streams   *streams // the command's, in the background; otherwise nil
 	control   *control // nil before it listens
 
+	// pauseMu guards the following, and is taken before mu and statusMu.
+	pauseMu  sync.Mutex
+	paused   bool
+	frozenBy freezer // nil before the first pause
+
 	// mu guards what signals need while the container comes up and goes.
 	mu       sync.Mutex
-	init     *initProcess  // nil before P2 is started
-	started  bool          // the command runs
-	aborted  unix.Signal   // a signal that came before the command ran, and called the start off
-	finished bool          // P2 has been waited for: its PID means nothing any more
-	dead     chan struct{} // closed when P2 is gone
+	init     *initProcess         // nil before P2 is started
+	started  bool                 // the command runs
+	aborted  unix.Signal          // a signal that came before the command ran, and called the start off
+	helpers  map[*os.Process]bool // those that copy files
+	finished bool                 // P2 has been waited for: its PID means nothing any more
+
+	networkFailure error // why the network could not be connected, which called the start off
+
+	dead chan struct{} // closed when P2 is gone
 }
 
 // connect takes over the wire to P0, if there is one.
@@ -126,11 +148,18 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	defer s.control.leave()
 
 	end = s.runInit()
+	if s.mode == modeHold {
+		return end
+	}
 	if err := s.record(end); err != nil && end.err == nil {
 		end.err = err
 	}
 	if s.container.AutoRemove() {
-		if err := s.container.removeLocked(); err != nil && end.err == nil {
+		err := s.container.removeLocked()
+		if err == nil && s.hooks.Removed != nil {
+			err = s.hooks.Removed()
+		}
+		if err != nil && end.err == nil {
 			end.err = err
 		}
 	}
@@ -140,12 +169,13 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 // record writes the end to state.json.
 func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()
-	s.status.State = StateExited
-	s.status.Finished = &now
-	s.status.ExitCode = end.code
-	s.status.Error = errorText(end.err)
-	s.status.SupervisorPID, s.status.InitPID, s.status.InitStart = 0, 0, 0
-	return s.container.writeStatus(s.status)
+	s.container.note("die", "exitCode", exitCodeText(end.code))
+	return s.change(func(st *Status) {
+		st.State, st.Paused = StateExited, false
+		st.Finished = &now
+		st.ExitCode, st.Error = end.code, errorText(end.err)
+		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
+	})
 }
 
 // runInit mounts the root, runs the container in it, and unmounts.
@@ -168,17 +198,20 @@ func (s *supervisor) runInit() (end outcome) {
 			}
 		}()
 	}
+	if s.mode == modeHold {
+		return s.hold()
+	}
 	limits, err := newCgroups(s.container)
 	if err != nil {
 		return outcome{exitOurs, fmt.Errorf("starting container %s: %w", s.container.Name, err)}
 	}
 	defer func() {
-		s.status.OutOfMemory = limits.outOfMemory()
-		if err := limits.remove(); err != nil && end.err == nil {
+		s.noteOutOfMemory(limits)
+		if err := s.container.removeCgroups(); err != nil && end.err == nil {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container)
+	p, err := newInitProcess(s.container, s.hooks, false)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -197,7 +230,7 @@ func (s *supervisor) runInit() (end outcome) {
 		s.mu.Unlock()
 		return outcome{128 + int(s.aborted), fmt.Errorf("starting container %s: %s came first", s.container.Name, unix.SignalName(s.aborted))}
 	}
-	err = limits.within(p.start)
+	err = limits.within(func() error { return s.inNetworkNamespace(p.start) })
 	if err == nil {
 		s.init = p
 	}
@@ -206,8 +239,46 @@ func (s *supervisor) runInit() (end outcome) {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
+	disconnect := s.startConnecting(p)
+	defer func() {
+		if err := disconnect(); err != nil && end.err == nil {
+			end = outcome{exitOurs, fmt.Errorf("disconnecting container %s: %w", s.container.Name, err)}
+		}
+	}()
 	s.streams.started()
 	return s.wait(p)
+}
+
+// hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
+func (s *supervisor) hold() outcome {
+	p, err := newInitProcess(s.container, Hooks{}, true)
+	if err != nil {
+		return outcome{startCode(err), err}
+	}
+	defer p.close()
+	s.mu.Lock()
+	if s.aborted == 0 {
+		if err = p.start(); err == nil {
+			s.init = p
+		}
+	}
+	s.mu.Unlock()
+	if err != nil || s.init == nil {
+		p.abandon()
+		return outcome{exitOurs, fmt.Errorf("starting the init: %w", cmp.Or(err, errors.New("it was called off")))}
+	}
+	return s.wait(p)
+}
+
+// noteOutOfMemory records whether the kernel killed something for want of memory.
+func (s *supervisor) noteOutOfMemory(limits *cgroups) {
+	oom := limits.outOfMemory()
+	if oom {
+		s.container.note("oom")
+	}
+	s.statusMu.Lock()
+	s.status.OutOfMemory = oom
+	s.statusMu.Unlock()
 }
 
 // wait follows the init to its end.
@@ -242,9 +313,13 @@ func (s *supervisor) wait(p *initProcess) outcome {
 	ws := p.wait()
 	s.mu.Lock()
 	s.finished = true
-	aborted := s.aborted
+	aborted, networkFailure := s.aborted, s.networkFailure
 	s.mu.Unlock()
 	close(s.dead)
+	s.killHelpers()
+	if networkFailure != nil {
+		return outcome{exitOurs, networkFailure}
+	}
 	if end != nil {
 		return *end
 	}
@@ -264,18 +339,33 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.started = true
 	s.mu.Unlock()
 	now := time.Now().UTC()
-	s.status.State = StateRunning
-	s.status.Started, s.status.Finished = &now, nil
-	s.status.ExitCode, s.status.Error = 0, ""
-	s.status.SupervisorPID, s.status.InitPID = os.Getpid(), p.pid()
-	s.status.InitStart, _ = startTime(p.pid())
-	s.status.Placeholders = mergePaths(s.status.Placeholders, placeholders)
-	if err := s.container.writeStatus(s.status); err != nil {
+	if s.mode == modeHold {
+		s.heldStarted(placeholders)
+		return
+	}
+	err := s.change(func(st *Status) {
+		st.State, st.Paused = StateRunning, false
+		st.Started, st.Finished = &now, nil
+		st.ExitCode, st.Error = 0, ""
+		st.SupervisorPID, st.InitPID = os.Getpid(), p.pid()
+		st.InitStart, _ = startTime(p.pid())
+		st.Placeholders = mergePaths(st.Placeholders, placeholders)
+	})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
+	s.container.note("start")
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}
+}
+
+// heldStarted is commandStarted where there is no command.
+func (s *supervisor) heldStarted(placeholders []string) {
+	if err := s.change(func(st *Status) { st.Placeholders = mergePaths(st.Placeholders, placeholders) }); err != nil {
+		fmt.Fprintln(os.Stderr, "unionfs:", err)
+	}
+	_ = s.caller.send(message{Kind: msgStarted})
 }
 
 // followSignals passes on what comes from P0 and from outside, and ends the container when P0 or ctx do.
@@ -334,6 +424,9 @@ func (s *supervisor) signal(sig unix.Signal) {
 func (s *supervisor) callerGone() {
 	s.mu.Lock()
 	stays := s.mode == modeBackground && s.started
+	if s.mode == modeHold && s.init != nil && !s.finished {
+		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
+	}
 	s.mu.Unlock()
 	if !stays {
 		s.end()
@@ -368,6 +461,7 @@ func (s *supervisor) end() {
 			}
 		}
 	}()
+	s.thawForEnd()
 }
 
 // startTime returns when a process started, in clock ticks after boot (proc_pid_stat(5), field 22).

@@ -21,6 +21,7 @@ import (
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
 //	P1 → P2   signal
 //	          ready         the answer to console
+//	          connected     the container has its network: the command may start
 //	P2 → P1   console       + the terminal's master
 //	          started       Paths: placeholders made
 //	          failed        Code (125, 126, 127) and Error: the command did not start
@@ -30,6 +31,12 @@ import (
 //
 //	→ P1      wait          to be told of the end
 //	P1 →      exited        Code, Error
+//	→ P1      network       to have the container's networks looked at again
+//	P1 →      network       Error: done, or why not
+//	→ P1      pause, unpause
+//	P1 →      done          Error: the answer to each of these
+//	→ P1      files         Files + the stream of a tar
+//	P1 →      done          Error, File: from the process that it started for that
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -37,23 +44,34 @@ import (
 //	→ P2      signal
 //	P2 →      exited        Code, Error: why it did not start
 const (
-	msgWait    = "wait"
-	msgExec    = "exec"
-	msgSignal  = "signal"
-	msgConsole = "console"
-	msgReady   = "ready"
-	msgStarted = "started"
-	msgFailed  = "failed"
-	msgExited  = "exited"
+	msgWait      = "wait"
+	msgNetwork   = "network"
+	msgExec      = "exec"
+	msgPause     = "pause"
+	msgUnpause   = "unpause"
+	msgFiles     = "files"
+	msgDone      = "done"
+	msgSignal    = "signal"
+	msgConsole   = "console"
+	msgReady     = "ready"
+	msgConnected = "connected"
+	msgStarted   = "started"
+	msgFailed    = "failed"
+	msgExited    = "exited"
 )
 
 type message struct {
-	Kind   string       `json:"kind"`
-	Signal int          `json:"signal,omitempty"`
-	Code   int          `json:"code,omitempty"`
-	Error  string       `json:"error,omitempty"`
-	Paths  []string     `json:"paths,omitempty"`
-	Exec   *execRequest `json:"exec,omitempty"`
+	Kind   string        `json:"kind"`
+	Signal int           `json:"signal,omitempty"`
+	Code   int           `json:"code,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Paths  []string      `json:"paths,omitempty"`
+	Exec   *execRequest  `json:"exec,omitempty"`
+	Files  *filesRequest `json:"files,omitempty"`
+	File   *FileInfo     `json:"file,omitempty"`
+
+	// Lingers says that the sender has more to do, which nobody need wait for.
+	Lingers bool `json:"lingers,omitempty"`
 }
 
 // maxMessage bounds a packet. The longest carry an error line or the placeholders.

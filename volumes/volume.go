@@ -1,6 +1,8 @@
 package volumes
 
 import (
+	"encoding/csv"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -15,26 +17,45 @@ const (
 	Bind  Kind = iota // a directory or file of the host
 	Named             // a named volume
 	Tmpfs             // memory
+	Image             // what is in an image, read only
 )
 
-// Volume is one mount that the user asked for.
+// Volume is one mount that the user asked for. It is kept with the container, as JSON.
 type Volume struct {
-	Kind Kind
+	Kind Kind `json:"kind"`
 
-	// Source is the absolute path on the host of a Bind and the name of a Named volume. Empty for a Named volume
-	// means an anonymous one, which gets a random name.
-	Source string
+	// Source is the absolute path on the host of a Bind, the name of a Named volume, and where an Image is mounted. Empty for
+	// a Named volume means an anonymous one, which gets a random name.
+	Source string `json:"source,omitempty"`
 
 	// Target is where it is mounted in the container: absolute, clean, and not the root.
-	Target string
+	Target string `json:"target"`
 
 	// Options are mount options in the words of the OCI runtime specification, without bind and rbind: ro, nosuid,
-	// rprivate, size=64m, …
-	Options []string
+	// rprivate, size=64m, …; and U, to give all that is in it to the container's user.
+	Options []string `json:"options,omitempty"`
 
 	// NonRecursive mounts the source without the mounts below it.
-	NonRecursive bool
+	NonRecursive bool `json:"nonRecursive,omitempty"`
+
+	// NoCopy leaves a new volume empty, whatever the image has in its place.
+	NoCopy bool `json:"noCopy,omitempty"`
+
+	// Anonymous says that the Named volume was made for this container.
+	Anonymous bool `json:"anonymous,omitempty"`
+
+	// Reference is the image's, as the user named it.
+	Reference string `json:"reference,omitempty"`
+
+	// Image is its ID, for the caller.
+	Image string `json:"image,omitempty"`
+
+	// Labels are for a Named volume that has to be made.
+	Labels map[string]string `json:"-"`
 }
+
+// ReadOnly reports whether the container may only read.
+func (v *Volume) ReadOnly() bool { return slices.Contains(v.Options, "ro") }
 
 // ParseVolume reads the value of -v: [HOST-PATH|NAME:]TARGET[:OPTION,…]. A source with a slash or a leading dot is a
 // path, relative to dir if it isn't absolute; anything else is a volume's name.
@@ -74,17 +95,34 @@ func ParseVolume(value, dir string) (Volume, error) {
 	return v, nil
 }
 
-// ParseMount reads the value of --mount: type=bind|volume|tmpfs, source=, target=, readonly, and options, separated by
-// commas. The type is volume if it isn't given.
+// ParseMount reads the value of --mount: type=bind|volume|tmpfs|image, source=, target=, readonly, and options, separated by
+// commas, as a line of a CSV file. The type is volume if it isn't given.
 func ParseMount(value, dir string) (Volume, error) {
-	fail := func(format string, args ...any) (Volume, error) {
-		return Volume{}, fmt.Errorf("mount %q: %w", value, fmt.Errorf(format, args...))
+	v, err := parseMount(value, dir)
+	if err != nil {
+		return Volume{}, fmt.Errorf("mount %q: %w", value, err)
+	}
+	return v, nil
+}
+
+func parseMount(value, dir string) (Volume, error) {
+	var v Volume
+	fields, err := csv.NewReader(strings.NewReader(value)).Read()
+	if err != nil {
+		return v, errors.New("want KEY=VALUE,… with double quotes around a pair that has a comma")
 	}
 	kind, source, target := "volume", "", ""
 	var options []string
-	var v Volume
-	for field := range strings.SplitSeq(value, ",") {
+	for _, field := range fields {
 		key, val, hasValue := strings.Cut(field, "=")
+		on := !hasValue || val == "true" || val == "1"
+		off := val == "false" || val == "0"
+		switch key {
+		case "readonly", "ro", "rw", "bind-nonrecursive", "volume-nocopy", "chown", "U":
+			if !on && !off {
+				return v, fmt.Errorf("%s is neither true nor false", field)
+			}
+		}
 		switch key {
 		case "type":
 			kind = val
@@ -93,53 +131,78 @@ func ParseMount(value, dir string) (Volume, error) {
 		case "target", "destination", "dst":
 			target = val
 		case "readonly", "ro":
-			switch {
-			case !hasValue || val == "true" || val == "1":
+			if on {
 				options = append(options, "ro")
-			case val != "false" && val != "0":
-				return fail("%s is neither true nor false", field)
+			}
+		case "rw":
+			if off {
+				options = append(options, "ro")
+			}
+			if kind == "image" && on {
+				return v, errors.New("an image can only be read; mount a volume to write to")
+			}
+		case "chown", "U":
+			if on {
+				options = append(options, "U")
 			}
 		case "bind-propagation":
 			options = append(options, val)
 		case "bind-nonrecursive":
-			v.NonRecursive = !hasValue || val == "true" || val == "1"
+			v.NonRecursive = on
+		case "volume-nocopy":
+			v.NoCopy = on
+		case "volume-label":
+			name, content, _ := strings.Cut(val, "=")
+			if v.Labels == nil {
+				v.Labels = map[string]string{}
+			}
+			v.Labels[name] = content
+		case "volume-driver":
+			if val != "local" {
+				return v, fmt.Errorf("there is no volume driver %q; known is local", val)
+			}
+		case "consistency":
+			// Docker's word for what is always so here.
 		case "tmpfs-size":
 			options = append(options, "size="+val)
 		case "tmpfs-mode":
 			options = append(options, "mode="+val)
 		default:
-			return fail("unknown key %q; known are type, source, target, readonly, bind-propagation, bind-nonrecursive, tmpfs-size and tmpfs-mode", key)
+			return v, fmt.Errorf("unknown key %q; known are type, source, target, readonly, bind-propagation, bind-nonrecursive, volume-nocopy, volume-label, tmpfs-size, tmpfs-mode and U", key)
 		}
 	}
 	if target == "" {
-		return fail("target= is missing")
+		return v, errors.New("target= is missing")
 	}
 	if err := v.setTarget(target); err != nil {
-		return fail("%w", err)
+		return v, err
 	}
 	switch kind {
-	case "bind":
+	case "bind", "image":
 		if source == "" {
-			return fail("source= is missing")
+			return v, errors.New("source= is missing")
 		}
-		v.Source = absolute(source, dir)
+		v.Source = source
+		if kind == "bind" {
+			v.Source = absolute(source, dir)
+		} else {
+			v.Kind, v.Source, v.Reference = Image, "", source
+			options = append(slices.DeleteFunc(options, func(o string) bool { return o == "ro" }), "ro")
+		}
 	case "volume":
 		v.Kind, v.Source = Named, source
 		if source != "" && !validName(source) {
-			return fail("%q is not a volume's name; %s", source, nameRule)
+			return v, fmt.Errorf("%q is not a volume's name; %s", source, nameRule)
 		}
 	case "tmpfs":
 		if source != "" {
-			return fail("a tmpfs has no source")
+			return v, errors.New("a tmpfs has no source")
 		}
 		v.Kind = Tmpfs
 	default:
-		return fail("unknown type %q; known are bind, volume and tmpfs", kind)
+		return v, fmt.Errorf("unknown type %q; known are bind, volume, tmpfs and image", kind)
 	}
-	if err := v.addOptions(options); err != nil {
-		return fail("%w", err)
-	}
-	return v, nil
+	return v, v.addOptions(options)
 }
 
 // ParseTmpfs reads the value of --tmpfs: TARGET[:OPTION,…].
@@ -226,10 +289,12 @@ func (v *Volume) addOptions(options []string) error {
 		case option == "rbind":
 		case option == "z" || option == "Z":
 			// SELinux labels: there is nothing to relabel, since no process gets a label of its own.
-		case option == "nocopy" || option == "cached" || option == "delegated" || option == "consistent":
+		case option == "nocopy":
+			v.NoCopy = true
+		case option == "cached" || option == "delegated" || option == "consistent":
 			// Docker's words for what is always so here.
-		case option == "U":
-			return fmt.Errorf("option U (change the source's owner) is not supported; use chown on the host")
+		case option == "U" && (v.Kind == Bind || v.Kind == Named):
+			v.Options = append(v.Options, option)
 		case group >= 0:
 			v.Options = append(v.Options, option)
 		case v.Kind == Tmpfs && hasValue && (key == "size" || key == "mode" || key == "uid" || key == "gid" || key == "nr_inodes"):
@@ -238,7 +303,7 @@ func (v *Volume) addOptions(options []string) error {
 			}
 			v.Options = append(v.Options, option)
 		default:
-			return fmt.Errorf("unknown option %q; known are ro, rw, nosuid, nodev, noexec, bind, private, slave, shared and their r… forms", option)
+			return fmt.Errorf("unknown option %q; known are ro, rw, U, z, Z, nocopy, nosuid, nodev, noexec, bind, private, slave, shared and their r… forms", option)
 		}
 	}
 	return nil
@@ -274,4 +339,31 @@ func absolute(name, dir string) string {
 		return filepath.Clean(name)
 	}
 	return filepath.Join(dir, name)
+}
+
+// ParseVolumesFrom reads the value of --volumes-from: CONTAINER[:ro|rw].
+func ParseVolumesFrom(value string) (container string, readOnly bool, err error) {
+	container, mode, found := strings.Cut(value, ":")
+	if container == "" || found && mode != "ro" && mode != "rw" && mode != "z" {
+		return "", false, fmt.Errorf("volumes from %q: want CONTAINER, CONTAINER:ro or CONTAINER:rw", value)
+	}
+	return container, mode == "ro", nil
+}
+
+// Inherited are another container's volumes as --volumes-from gives them to a new one: memory is each container's own. They are
+// no longer anonymous: they go with the container that they were made for.
+func Inherited(theirs []Volume, readOnly bool) []Volume {
+	var out []Volume
+	for _, v := range theirs {
+		if v.Kind != Bind && v.Kind != Named {
+			continue
+		}
+		v.Anonymous = false
+		v.Options = slices.DeleteFunc(slices.Clone(v.Options), func(o string) bool { return o == "U" || readOnly && o == "rw" })
+		if readOnly && !v.ReadOnly() {
+			v.Options = append(v.Options, "ro")
+		}
+		out = append(out, v)
+	}
+	return out
 }

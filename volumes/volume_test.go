@@ -39,7 +39,11 @@ func TestParse(t *testing.T) {
 		{parse: volume, value: "/srv:/data:shared,rslave", err: "options shared and rslave"},
 		{parse: volume, value: "/srv:/data:readonly", err: `unknown option "readonly"`},
 		{parse: volume, value: "/srv:/data:size=1", err: `unknown option "size=1"`},
-		{parse: volume, value: "/srv:/data:U", err: "not supported"},
+		{parse: volume, value: "/srv:/data:U,ro", want: Volume{Source: "/srv", Target: "/data", Options: []string{"U", "ro"}}},
+		{parse: volume, value: "cache:/data:nocopy", want: Volume{Kind: Named, Source: "cache", Target: "/data", NoCopy: true}},
+		{parse: mount, value: "type=image,source=alpine,target=/i", want: Volume{Kind: Image, Reference: "alpine", Target: "/i", Options: []string{"ro"}}},
+		{parse: mount, value: `type=volume,source=v,target=/i,volume-nocopy,"volume-label=a=b,c"`, want: Volume{Kind: Named, Source: "v", Target: "/i", NoCopy: true, Labels: map[string]string{"a": "b,c"}}},
+		{parse: mount, value: "type=volume,source=v,target=/i,volume-driver=nfs", err: "no volume driver"},
 		{parse: volume, value: "/a:/b:/c:ro", err: "too many colons"},
 		{parse: volume, value: "-x:/data", err: "neither a path"},
 		{parse: volume, value: "a b:/data", err: "neither a path"},
@@ -102,7 +106,7 @@ func FuzzParse(f *testing.F) {
 				if v.Source != "" && !validName(v.Source) {
 					t.Errorf("%q: name %q", value, v.Source)
 				}
-			case Tmpfs:
+			case Tmpfs, Image:
 				if v.Source != "" {
 					t.Errorf("%q: source %q of a tmpfs", value, v.Source)
 				}

@@ -50,7 +50,8 @@ Examples:
 			&cli.StringFlag{Name: "root", Usage: "take images from the store in `DIR`", EnvVars: []string{"UNIONFS_ROOT"}, DefaultText: "the user's own"},
 		},
 		Commands: []*cli.Command{
-			depthCommand(), copyUpCommand(), memoryCommand(), runCommand(), pullCommand(), fullCommand(), showCommand(),
+			depthCommand(), copyUpCommand(), memoryCommand(), runCommand(), imagesCommand(), volumeCommand(),
+			fullCommand(), showCommand(), volumeWorkCommand(), completeCommand(), manCommand(),
 		},
 		HideHelpCommand: true,
 		HideVersion:     true,
@@ -76,7 +77,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	return usageError("%w; see %s --help", err, where)
+	return usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
 }
 
 // noArguments refuses what stands besides flags.
@@ -85,6 +86,41 @@ func noArguments(c *cli.Context) error {
 		return usageError("%s: unexpected argument %q", c.Command.Name, c.Args().First())
 	}
 	return nil
+}
+
+// completeCommand is what "unionfs __complete bench" asks.
+func completeCommand() *cli.Command {
+	return &cli.Command{
+		Name:            "__complete",
+		Usage:           "print what the last of the words may become",
+		Description:     "Example:\n   unionfs-bench __complete dep",
+		Hidden:          true,
+		SkipFlagParsing: true,
+		HideHelp:        true,
+		Action: func(c *cli.Context) error {
+			completion := cmdline.Completion{
+				App: c.App, EndsAtFirst: func(string) bool { return false },
+				Names: func(string) ([]cmdline.Candidate, bool) { return nil, false },
+			}
+			words := c.Args().Slice()
+			if len(words) == 0 {
+				words = []string{""}
+			}
+			return completion.Print(c.App.Writer, words)
+		},
+	}
+}
+
+// manCommand writes the manual pages, for "make man".
+func manCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "man",
+		Usage:       "write manual pages",
+		ArgsUsage:   "DIR",
+		Description: "Writes a manual page for each benchmark to DIR.\n\nExample:\n   unionfs-bench man share/man/man1",
+		Hidden:      true,
+		Action:      func(c *cli.Context) error { return cmdline.WriteMan(c.App, c.Args().First()) },
+	}
 }
 
 // place returns the unionfs to measure and the directory in which to measure.

@@ -59,8 +59,17 @@ Examples:
 
 func printChanges(c *cli.Context, changes []cow.Change) error {
 	rows := make([]changeRow, len(changes))
+	colors := newPainter(c.App.Writer)
 	for i, change := range changes {
-		rows[i] = changeRow{Kind: string(change.Kind), Path: change.Path}
+		rows[i] = changeRow{Kind: string(change.Kind), Path: change.Path, colors: colors}
+	}
+	if c.String("format") == "table" { // one column, and names are never cut
+		for _, row := range rows {
+			if _, err := fmt.Fprintln(c.App.Writer, row.line()); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return printRows(c, nil, rows)
 }
@@ -69,9 +78,17 @@ func printChanges(c *cli.Context, changes []cow.Change) error {
 type changeRow struct {
 	Kind string // A, C or D
 	Path string
+
+	colors painter
 }
 
 func (r changeRow) columns() []string { return []string{changeLine(r.Kind, r.Path)} }
+
+// line is the row in the colour of its kind, on terminals.
+func (r changeRow) line() string {
+	color := map[string]string{"A": green, "C": yellow, "D": red}[r.Kind]
+	return r.colors.paint(color, changeLine(r.Kind, r.Path))
+}
 
 // changeLine writes a change as one line, whatever bytes are in the name.
 func changeLine(kind, name string) string {

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/internal/cmdline"
+	"unionfs/network"
 	"unionfs/runner"
 )
 
@@ -53,7 +54,7 @@ Examples:
 				}
 				return nil
 			}
-			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"}, rows)
+			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, rows)
 		},
 	}
 }
@@ -74,6 +75,7 @@ type containerRow struct {
 	ExitCode  int
 	OOMKilled bool
 	Error     string `json:",omitempty"`
+	Ports     string
 	Names     string
 }
 
@@ -83,7 +85,7 @@ func (r containerRow) columns() []string {
 	if runes := []rune(command); len(runes) > most {
 		command = string(runes[:most-1]) + "…"
 	}
-	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Names}
+	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
 }
 
 func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
@@ -95,6 +97,7 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 	if err != nil {
 		return nil, err
 	}
+	_ = network.OpenStore(root).Sweep() // the next that may change the network does it
 	var rows []containerRow
 	for _, container := range containers {
 		status, err := container.Status()
@@ -112,21 +115,34 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			Image:     container.Image(),
 			Command:   strings.Join(container.Spec.Process.Args, " "),
 			CreatedAt: status.Created,
-			State:     status.State,
+			State:     stateOf(status),
 			Status:    describeStatus(status),
 			ExitCode:  status.ExitCode,
 			OOMKilled: status.OutOfMemory,
 			Error:     status.Error,
+			Ports:     portText(portsOf(connectionsOf(root, container))),
 			Names:     container.Name,
 		})
 	}
 	return rows, nil
 }
 
+// stateOf is a container's state in Docker's words.
+func stateOf(s *runner.Status) string {
+	if s.Paused {
+		return "paused"
+	}
+	return s.State
+}
+
 func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
-		return "Up " + units.HumanDuration(time.Since(*s.Started))
+		text := "Up " + units.HumanDuration(time.Since(*s.Started))
+		if s.Paused {
+			text += " (Paused)"
+		}
+		return text
 	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
 		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:
@@ -144,13 +160,14 @@ func rmCommand() *cli.Command {
 		Name:      "rm",
 		Usage:     "remove containers, with all that they changed",
 		ArgsUsage: "CONTAINER...",
-		Description: `Removes containers that have ended, with all that their commands wrote. Volumes stay. With --force it ends a running one
-first.
+		Description: `Removes containers that have ended, with all that their commands wrote. Volumes stay; with --volumes, those that were
+made for the container alone and have no name go too. With --force it ends a running one first.
 
 Example:
    unionfs rm -f web`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill those that run; say nothing of those that don't exist"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the volumes without a name too"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "CONTAINER..."); err != nil {
@@ -169,7 +186,7 @@ Example:
 			}
 			var failed []error
 			for _, ref := range c.Args().Slice() {
-				name, err := removeContainer(state, ref, c.Bool("force"))
+				name, err := removeContainer(state, ref, c.Bool("force"), c.Bool("volumes"))
 				switch {
 				case err == nil:
 					fmt.Fprintln(c.App.Writer, name)
@@ -197,7 +214,7 @@ func againInNamespace(c *cli.Context, root string) error {
 const killLimit = 30 * time.Second
 
 // removeContainer returns the name of the container that it removed.
-func removeContainer(state *runner.State, ref string, force bool) (string, error) {
+func removeContainer(state *runner.State, ref string, force, withVolumes bool) (string, error) {
 	container, err := state.Get(ref)
 	if err != nil {
 		return "", err
@@ -213,6 +230,12 @@ func removeContainer(state *runner.State, ref string, force bool) (string, error
 	}
 	if force && errors.Is(err, runner.ErrNotFound) {
 		err = nil // --rm was faster
+	}
+	if err == nil && withVolumes {
+		err = removeAnonymous(state.Root(), container)
+	}
+	if err == nil {
+		_ = network.OpenStore(state.Root()).Sweep() // the next that may change the network does it
 	}
 	return container.Name, err
 }

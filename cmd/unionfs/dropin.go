@@ -91,7 +91,11 @@ func mountDropIn(name string, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s: warning: the mount option %q is unknown and ignored\n", name, option)
 	}
 	if line.Foreground {
-		return serveOverlay(line, stderr, func() error { return nil })
+		target, err := filepath.Abs(line.Target)
+		if err != nil {
+			return err
+		}
+		return serveOverlay(line, target, stderr, nil)
 	}
 	return startDropInServer(args)
 }

@@ -16,6 +16,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/fs"
+	"unionfs/holder"
 	"unionfs/overlayopts"
 )
 
@@ -53,54 +54,51 @@ func keepDirectoriesOnly() error {
 	return nil
 }
 
-// serveDropIn is the server's side of startDropInServer. It returns the process's exit code, which is seen only if the
-// mount failed.
+// serveDropIn is the server's side of startDropInServer: that of its holder, and that of the server itself. It returns the
+// process's exit code, which is seen only if the mount failed.
 func serveDropIn(args []string, stderr io.Writer) int {
-	unix.CloseOnExec(dropInReadyFD) // fusermount3 must not hold it open
 	// It was started as /proc/self/exe, and ps and pgrep would call it "exe". They have nothing better if this fails.
 	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)
-	report := os.NewFile(dropInReadyFD, "ready pipe")
 	line, err := overlayopts.ParseArgs(args)
-	if err == nil {
-		err = serveOverlay(line, stderr, func() error {
-			if _, err := io.WriteString(report, readyWord); err != nil {
-				return err
-			}
-			return report.Close()
-		})
+	if err != nil {
+		return exitCode(err) // whoever started this has parsed them too
+	}
+	target, err := filepath.Abs(line.Target)
+	if err != nil {
+		return exitFailure
+	}
+	link, held, err := linkOrHold(append([]string{dropInServer}, args...), target, dropInReadyFD)
+	if !held && err == nil {
+		if err = serveOverlay(line, target, stderr, link); err != nil {
+			link.Failed(err)
+		}
 	}
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(report, err) // fails when ready was reported already; then nobody listens
 	return exitCode(err)
 }
 
-// serveOverlay mounts, calls ready when the mount answers, and serves until it is unmounted. An interrupt unmounts it.
-func serveOverlay(line *overlayopts.CommandLine, stderr io.Writer, ready func() error) error {
-	if err := checkDropInTarget(line); err != nil {
-		return err
+// serveOverlay mounts, and serves until it is unmounted. An interrupt unmounts it.
+func serveOverlay(line *overlayopts.CommandLine, target string, stderr io.Writer, link *holder.Link) error {
+	s, err := newServing(link)
+	if err == nil && !s.resumes() {
+		err = checkDropInTarget(line)
 	}
-	target, err := filepath.Abs(line.Target)
 	if err != nil {
 		return err
 	}
 	descriptors := cow.NewDescriptors(0)
 	defer descriptors.Close()
-	union, err := openOverlay(line, descriptors)
+	union, err := openOverlay(line, s, descriptors)
 	if err != nil {
 		return err
 	}
-	return serveUnion(union, target, overlayMountOptions(line, stderr), stderr, func() error {
-		if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
-			return err
-		}
-		return ready()
-	})
+	return serveUnion(union, target, overlayMountOptions(line, stderr), stderr, s)
 }
 
 // openOverlay opens the branches and merges them.
-func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*cow.Union, error) {
+func openOverlay(line *overlayopts.CommandLine, s *serving, descriptors *cow.Descriptors) (*cow.Union, error) {
 	owners, err := overlayOwners(line)
 	if err != nil {
 		return nil, err
@@ -132,8 +130,10 @@ func openOverlay(line *overlayopts.CommandLine, descriptors *cow.Descriptors) (*
 		}
 		o.Lower = append(o.Lower, branch)
 	}
-	awaitWork(o.Work, workLimit)
-	return cow.New(o)
+	if !s.resumes() {
+		awaitWork(o.Work, workLimit)
+	}
+	return s.newUnion(o)
 }
 
 // onMappedMount reports whether a path is on a mount that maps IDs itself (mount_setattr(2), MOUNT_ATTR_IDMAP).

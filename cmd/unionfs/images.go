@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"unionfs/cow"
 	"unionfs/layerstore"
 	"unionfs/runner"
+	"unionfs/volumes"
 )
 
 func imagesCommand() *cli.Command {
@@ -103,30 +105,56 @@ func pullCommand() *cli.Command {
 		Usage:     "get an image from a registry",
 		ArgsUsage: "IMAGE",
 		Description: `Downloads an image, of which it has only the layers that are missing, and checks every digest. Names are Docker's:
-"alpine" is docker.io/library/alpine:latest. Credentials come from Docker's own configuration file.
+"alpine" is docker.io/library/alpine:latest. Credentials come from Docker's own configuration file. What has arrived
+when a pull is interrupted, the next one within a day goes on with.
 
 Examples:
    unionfs pull alpine
+   unionfs pull --platform linux/arm64 debian:12
    unionfs pull localhost:5000/team/app:1.2`,
 		Flags: []cli.Flag{
 			insecureFlag(),
+			platformFlag("get the image for `OS/ARCH[/VARIANT]` instead of this machine's"),
 			quietFlag("the image's ID"),
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 1, "IMAGE"); err != nil {
 				return err
 			}
+			platform, err := platformOf(c)
+			if err != nil {
+				return err
+			}
 			store, err := openStore(c)
 			if err != nil {
 				return err
 			}
-			image, err := store.Pull(c.Context, c.Args().First(), layerstore.PullOptions{Insecure: c.Bool("insecure")})
+			progress := newLayersProgress(c)
+			image, err := store.Pull(c.Context, c.Args().First(), layerstore.PullOptions{
+				Insecure: c.Bool("insecure"), Platform: platform, Progress: progress.tell,
+			})
+			progress.end()
 			if err != nil {
 				return err
 			}
 			return printImageID(c, image)
 		},
 	}
+}
+
+func platformFlag(usage string) cli.Flag { return &cli.StringFlag{Name: "platform", Usage: usage} }
+
+// platformOf returns what --platform asks for; nil if it wasn't given.
+func platformOf(c *cli.Context) (*imagespec.Platform, error) {
+	s := c.String("platform")
+	if s == "" {
+		return nil, nil
+	}
+	platform, err := layerstore.ParsePlatform(s)
+	if err != nil {
+		return nil, usageError("%w", err)
+	}
+	return platform, nil
 }
 
 func insecureFlag() cli.Flag {
@@ -198,6 +226,7 @@ Example:
 			if err != nil {
 				return err
 			}
+			store.Sweep = func() error { return startSweep(c) }
 			var failed []error
 			for _, ref := range c.Args().Slice() {
 				if err := removeImage(c, store, ref); err != nil {
@@ -225,6 +254,9 @@ func removeImage(c *cli.Context, store *layerstore.Store, ref string) error {
 	for _, container := range containers {
 		if container.Spec.Annotations[annotationImageID] == string(image.ID()) {
 			return fmt.Errorf("removing image %s: container %s was made from it; remove that first (unionfs rm %[2]s)", ref, container.Name)
+		}
+		if slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Image == string(image.ID()) }) {
+			return fmt.Errorf("removing image %s: container %s mounts it; remove that first (unionfs rm %[2]s)", ref, container.Name)
 		}
 	}
 	removed, err := store.Remove(ref)

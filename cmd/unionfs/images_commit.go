@@ -22,8 +22,9 @@ func commitCommand() *cli.Command {
 		Usage:     "make an image of what a container changed",
 		ArgsUsage: "CONTAINER [NAME[:TAG]]",
 		Description: `Makes an image: the container's, and on top of it a layer with all that its command changed. What is in a volume is not
-part of it. The configuration is the image's, with the changes that --change asks for: CMD, ENTRYPOINT, ENV, EXPOSE,
-LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a Dockerfile.
+part of it. A running container is stopped while it is read. The configuration is the image's, with the changes that
+--change asks for: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a
+Dockerfile.
 
 Examples:
    unionfs commit web mine:1
@@ -32,6 +33,7 @@ Examples:
 			&cli.StringSliceFlag{Name: "change", Aliases: []string{"c"}, Usage: "apply a Dockerfile `INSTRUCTION` to the configuration; may be given several times"},
 			&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "put `TEXT` into the image's history"},
 			&cli.StringFlag{Name: "author", Aliases: []string{"a"}, Usage: "name of the author, such as `\"Jo Doe <jo@example.com>\"`"},
+			&cli.BoolFlag{Name: "pause", Aliases: []string{"p"}, Value: true, Usage: "stop the processes of a running container while it is read; --pause=false leaves them at it"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 2, "CONTAINER [NAME[:TAG]]"); err != nil {
@@ -48,7 +50,7 @@ Examples:
 					return fmt.Errorf("committing %s: %w", c.Args().First(), err)
 				}
 			}
-			return withEnded(c, func(string, *runner.Container) error {
+			return withWhole(c, c.Bool("pause"), func(string, *runner.Container) error {
 				return withDifference(c, func(container *runner.Container, d *cow.Difference) error { return commit(c, container, d) })
 			})
 		},
@@ -68,7 +70,7 @@ func commit(c *cli.Context, container *runner.Container, d *cow.Difference) erro
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		w.CloseWithError(archive(c, w, d.Export))
+		w.CloseWithError(writeArchive(c, w, d.Export))
 	}()
 	image, err := store.Commit(c.Context, base, r, c.Args().Get(1), layerstore.CommitOptions{
 		Changes:   c.StringSlice("change"),
@@ -84,8 +86,8 @@ func commit(c *cli.Context, container *runner.Container, d *cow.Difference) erro
 	return printImageID(c, image)
 }
 
-// archive writes a tar of what export hands out, and says what a tar can't hold.
-func archive(c *cli.Context, w io.Writer, export func(func(*cow.Exported) error) error) error {
+// writeArchive writes a tar of what export hands out, and says what a tar can't hold.
+func writeArchive(c *cli.Context, w io.Writer, export func(func(*cow.Exported) error) error) error {
 	a := layerstore.NewArchive(w)
 	a.Skipped = func(path string) {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: /%s is a socket and is left out\n", path)
@@ -117,7 +119,7 @@ Examples:
 				return err
 			}
 			if _, err := findContainer(root, c.Args().First()); !errors.Is(err, runner.ErrNotFound) {
-				return withEnded(c, func(root string, container *runner.Container) error { return exportContainer(c, root, container) })
+				return withWhole(c, true, func(root string, container *runner.Container) error { return exportContainer(c, root, container) })
 			}
 			image, err := findImage(root, c.Args().First())
 			if err != nil {
@@ -134,13 +136,17 @@ func exportContainer(c *cli.Context, root string, container *runner.Container) e
 		return err
 	}
 	defer lower.Close()
-	upper, err := cow.OpenDirBranch(container.Upper(), cow.DirOptions{})
+	recorded, err := cow.RecordsOwners(container.Upper())
+	if err != nil {
+		return err
+	}
+	upper, err := cow.OpenDirBranch(container.Upper(), cow.DirOptions{Override: recorded})
 	if err != nil {
 		return err
 	}
 	defer upper.Close()
 	err = toOutput(c, func(w io.Writer) error {
-		return archive(c, w, func(yield func(*cow.Exported) error) error {
+		return writeArchive(c, w, func(yield func(*cow.Exported) error) error {
 			return cow.ExportTree([]cow.Branch{upper, lower}, yield)
 		})
 	})
@@ -150,9 +156,9 @@ func exportContainer(c *cli.Context, root string, container *runner.Container) e
 	return nil
 }
 
-// withEnded calls do with the container that the command line names, which is of an image and doesn't run. Its upper branch
-// is then whole, also if its supervisor was killed, and may be read by itself.
-func withEnded(c *cli.Context, do func(root string, container *runner.Container) error) error {
+// withWhole calls do with the container that the command line names, which is of an image, when its upper branch is whole and
+// may be read by itself, also if its supervisor was killed. A running container is stopped for the time, with pause.
+func withWhole(c *cli.Context, pause bool, do func(root string, container *runner.Container) error) error {
 	root, container, err := namedContainer(c)
 	if err != nil {
 		return err
@@ -165,17 +171,18 @@ func withEnded(c *cli.Context, do func(root string, container *runner.Container)
 		return err
 	}
 	if status.State == runner.StateRunning {
-		return fmt.Errorf("container %s is running, and would change under our hands: end it first", container.Name)
+		return stilled(container, pause, func() error {
+			if runner.NeedsUserNamespace() {
+				return againInNamespace(c, root)
+			}
+			return do(root, container)
+		})
 	}
 	if runner.NeedsUserNamespace() {
 		return againInNamespace(c, root)
 	}
-	lower, err := containerBranch(root, container)
-	if err != nil {
-		return err
-	}
 	// A union makes whole what an interrupted one left.
-	union, err := cow.New(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work()})
+	union, err := containerUnion(c, container)
 	if err != nil {
 		return err
 	}

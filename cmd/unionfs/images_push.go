@@ -65,21 +65,17 @@ Examples:
    unionfs copy --platform linux/arm64 alpine localhost:5000/alpine`,
 		Flags: []cli.Flag{
 			insecureFlag(),
-			&cli.StringFlag{Name: "platform", Usage: "copy only the image for `OS/ARCH`"},
+			platformFlag("copy only the image for `OS/ARCH[/VARIANT]`"),
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 2, 2, "IMAGE NAME[:TAG]"); err != nil {
 				return err
 			}
-			o := layerstore.CopyOptions{Insecure: c.Bool("insecure")}
-			if s := c.String("platform"); s != "" {
-				platform, err := layerstore.ParsePlatform(s)
-				if err != nil {
-					return usageError("%w", err)
-				}
-				o.Platform = platform
+			platform, err := platformOf(c)
+			if err != nil {
+				return err
 			}
-			copied, err := layerstore.Copy(c.Context, c.Args().Get(0), c.Args().Get(1), o)
+			copied, err := layerstore.Copy(c.Context, c.Args().Get(0), c.Args().Get(1), layerstore.CopyOptions{Insecure: c.Bool("insecure"), Platform: platform})
 			if err != nil {
 				return err
 			}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
@@ -35,6 +37,7 @@ Example:
 			if err != nil {
 				return err
 			}
+			store.Sweep = func() error { return startSweep(c) }
 			users, err := imageUsers(store.Root())
 			if err != nil {
 				return err
@@ -59,6 +62,38 @@ Example:
 	}
 }
 
+// sweepName is the verb by which the program deletes, in a process of its own, what another one has thrown away.
+const sweepName = "sweep-store"
+
+// sweepCommand only opens the store: that sweeps it.
+func sweepCommand() *cli.Command {
+	return &cli.Command{
+		Name:        sweepName,
+		Hidden:      true,
+		Usage:       "delete what was removed (for unionfs itself)",
+		Description: "The process that \"unionfs rmi\" leaves to delete large files. Every other command that uses images does the same.\n\nExample:\n   unionfs sweep-store",
+		Action: func(c *cli.Context) error {
+			_, err := openStore(c)
+			return err
+		},
+	}
+}
+
+// startSweep starts a process that runs sweepCommand, and doesn't wait for it.
+func startSweep(c *cli.Context) error {
+	root, err := stateRoot(c)
+	if err != nil {
+		return err
+	}
+	sweep := exec.Command("/proc/self/exe", "--root", root, sweepName)
+	sweep.Dir = "/"
+	sweep.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := sweep.Start(); err != nil {
+		return err
+	}
+	return sweep.Process.Release()
+}
+
 // imageUsers counts the containers that were made from each image.
 func imageUsers(root string) (map[digest.Digest]int, error) {
 	state, err := runner.OpenState(root)
@@ -73,6 +108,11 @@ func imageUsers(root string) (map[digest.Digest]int, error) {
 	for _, container := range containers {
 		if id := digest.Digest(container.Spec.Annotations[annotationImageID]); id.Validate() == nil {
 			users[id]++
+		}
+		for _, v := range volumesOf(container) {
+			if id := digest.Digest(v.Image); id.Validate() == nil {
+				users[id]++
+			}
 		}
 	}
 	return users, nil

@@ -220,6 +220,49 @@ func TestCommitExportDiff(t *testing.T) {
 	}
 }
 
+func TestSaveLoad(t *testing.T) {
+	b := newImageBench(t)
+	id := b.importFiles("mine:1", testimage.File{Name: "a", Content: []byte("hello")})
+	dir := t.TempDir()
+	archive, layout := filepath.Join(dir, "x.tar"), filepath.Join(dir, "layout")
+	if out := b.must("save", "-o", archive, "mine:1"); out != "" {
+		t.Errorf("save -o: %q", out)
+	}
+	if out := b.must("save", "mine:1"); len(out) < 2048 {
+		t.Errorf("save wrote %d bytes to standard output", len(out))
+	}
+	b.must("save", "--format", "oci-dir", "-o", layout, id)
+	other := newImageBench(t)
+	if code, out, errs := other.try("load", "-i", archive); code != 0 || out != "Loaded image: mine:1\n" || !strings.Contains(errs, ": Pull complete\n") {
+		t.Errorf("load: %d %q %q", code, out, errs)
+	}
+	if code, out, errs := other.try("load", "-q", "-i", layout); code != 0 || out != "Loaded image ID: "+id+"\n" || errs != "" {
+		t.Errorf("load of a directory: %d %q %q", code, out, errs)
+	}
+	if out := other.must("load", "-i", layout, "--base-name", "team/app"); out != "Loaded image: team/app:latest\n" {
+		t.Errorf("load --base-name: %q", out)
+	}
+	stdin, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	old := os.Stdin
+	os.Stdin = stdin
+	defer func() { os.Stdin = old }()
+	if out := newImageBench(t).must("load"); out != "Loaded image: mine:1\n" {
+		t.Errorf("load of standard input: %q", out)
+	}
+	for _, wrong := range [][]string{
+		{"save"}, {"save", "nowhere"}, {"save", "--format", "zip", "mine:1"}, {"save", "--format", "oci-dir", "mine:1"},
+		{"load", "x"}, {"load", "-i", "/nowhere"}, {"load", "-i", dir}, {"load", "--platform", "x", "-i", archive},
+	} {
+		if code, _, errs := b.try(wrong...); code == 0 || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit code %d, %q", wrong, code, errs)
+		}
+	}
+}
+
 func TestPush(t *testing.T) {
 	registry := testimage.Registry(t)
 	b := newImageBench(t)

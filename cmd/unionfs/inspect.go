@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"unionfs/runner"
@@ -26,8 +25,9 @@ have the same name, it is the container.
 
 Examples:
    unionfs inspect web
-   unionfs inspect --format json alpine debian | jq -r .Config.Cmd`,
-		Flags: []cli.Flag{&cli.StringFlag{Name: "format", Usage: "print as `FORMAT`: array, or json (one object a line)", Value: "array"}},
+   unionfs inspect --format json alpine debian | jq -r .Config.Cmd
+   unionfs inspect --format '{{.State.Status}}' web`,
+		Flags: []cli.Flag{inspectFormatFlag()},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "CONTAINER|IMAGE..."); err != nil {
 				return err
@@ -73,7 +73,10 @@ func printDetails(w io.Writer, format string, all []any) error {
 		}
 		return nil
 	}
-	return usageError("unknown format %q; known are array and json", format)
+	if strings.Contains(format, "{{") {
+		return printTemplate(w, format, all)
+	}
+	return usageError("unknown format %q; known are array, json and Go templates", format)
 }
 
 func inspectContainer(root, ref string) (any, error) {
@@ -85,7 +88,7 @@ func inspectContainer(root, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return detailsOf(container, status), nil
+	return detailsOf(root, container, status), nil
 }
 
 // containerDetails is a container in the shape of Docker's "inspect" (Engine API 1.47, ContainerInspect), as far as it has
@@ -106,12 +109,13 @@ type containerDetails struct {
 		StartedAt  time.Time // the zero time if it never did
 		FinishedAt time.Time
 	}
-	Image        string // the image's ID, or "host"
-	Name         string // with a slash before it, as Docker's
-	HostnamePath string
-	HostsPath    string
-	LogPath      string
-	HostConfig   struct {
+	Image          string // the image's ID, or "host"
+	Name           string // with a slash before it, as Docker's
+	HostnamePath   string
+	ResolvConfPath string
+	HostsPath      string
+	LogPath        string
+	HostConfig     struct {
 		AutoRemove     bool
 		NetworkMode    string
 		ReadonlyRootfs bool
@@ -130,24 +134,14 @@ type containerDetails struct {
 		StopSignal  string
 		StopTimeout int
 	}
-	NetworkSettings struct {
-		Networks map[string]struct{}
-	}
+	NetworkSettings networkSettings
 }
 
-type mountDetails struct {
-	Type        string
-	Source      string
-	Destination string
-	Mode        string
-	RW          bool
-}
-
-func detailsOf(container *runner.Container, status *runner.Status) containerDetails {
+func detailsOf(root string, container *runner.Container, status *runner.Status) containerDetails {
 	spec := container.Spec
 	d := containerDetails{ID: container.ID, Created: status.Created, Name: "/" + container.Name, LogPath: container.LogPath()}
 	d.Path, d.Args = spec.Process.Args[0], spec.Process.Args[1:]
-	d.State.Status = status.State
+	d.State.Status, d.State.Paused = stateOf(status), status.Paused
 	d.State.Running = status.State == runner.StateRunning
 	if d.State.Running {
 		d.State.Pid = status.InitPID
@@ -165,30 +159,19 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 		d.Image = container.Image()
 	}
 	d.HostConfig.AutoRemove = container.AutoRemove()
-	d.HostConfig.NetworkMode = "host"
-	if slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {
-		d.HostConfig.NetworkMode = "none"
-	}
+	d.HostConfig.NetworkMode = networkMode(container)
 	d.HostConfig.ReadonlyRootfs = spec.Root != nil && spec.Root.Readonly
-	d.Mounts = []mountDetails{}
 	for _, m := range spec.Mounts {
-		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
-			continue
-		}
 		switch m.Destination {
 		case "/etc/hosts":
 			d.HostsPath = m.Source
 		case "/etc/hostname":
 			d.HostnamePath = m.Source
+		case "/etc/resolv.conf":
+			d.ResolvConfPath = m.Source
 		}
-		if strings.HasPrefix(m.Source, container.Dir()+"/") {
-			continue
-		}
-		d.Mounts = append(d.Mounts, mountDetails{
-			Type: "bind", Source: m.Source, Destination: m.Destination,
-			Mode: strings.Join(m.Options, ","), RW: !slices.Contains(m.Options, "ro"),
-		})
 	}
+	d.Mounts = mountsOf(container)
 	d.Config.Hostname = spec.Hostname
 	d.Config.User = spec.Annotations[runner.AnnotationUser]
 	d.Config.Tty = spec.Process.Terminal
@@ -200,7 +183,7 @@ func detailsOf(container *runner.Container, status *runner.Status) containerDeta
 	d.Config.Labels = labelsOf(container)
 	d.Config.StopSignal = signalName(container)
 	d.Config.StopTimeout = int(container.StopTimeout() / time.Second)
-	d.NetworkSettings.Networks = map[string]struct{}{d.HostConfig.NetworkMode: {}}
+	d.NetworkSettings = networkSettingsOf(root, container)
 	return d
 }
 
@@ -215,9 +198,7 @@ func signalName(container *runner.Container) string {
 func labelsOf(container *runner.Container) map[string]string {
 	labels := map[string]string{}
 	maps.Copy(labels, container.Spec.Annotations)
-	maps.DeleteFunc(labels, func(name, _ string) bool {
-		return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == runner.AnnotationStopSignal
-	})
+	maps.DeleteFunc(labels, func(name, _ string) bool { return ownAnnotation(name) })
 	return labels
 }
 
@@ -261,7 +242,7 @@ func matchesFilter(container *runner.Container, status *runner.Status, name, wan
 		have, ok := labelsOf(container)[key]
 		return ok && (!exact || have == value)
 	case "status":
-		return status.State == want
+		return stateOf(status) == want
 	case "exited":
 		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
 	case "ancestor":

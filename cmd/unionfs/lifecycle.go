@@ -286,7 +286,10 @@ Example:
 			if err != nil {
 				return err
 			}
-			return container.Rename(c.Args().Get(1))
+			if err := container.Rename(c.Args().Get(1)); err != nil {
+				return err
+			}
+			return container.UpdateNetwork(c.Context) // it is found by its new name
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/fs"
+	"unionfs/holder"
 )
 
 func mountCommand() *cli.Command {
@@ -49,7 +50,7 @@ Examples:
 			case ready >= 0:
 				return serveInBackground(c, request, ready)
 			case c.Bool("foreground"):
-				return serveMount(c, request, func() error { return nil })
+				return serveMount(c, request, nil)
 			default:
 				return startMountServer()
 			}
@@ -148,30 +149,33 @@ func parseMountOptions(values []string, o *fs.Options) error {
 	return nil
 }
 
-// serveMount mounts, calls ready when the mount answers, and serves until it is unmounted. An interrupt unmounts it.
-func serveMount(c *cli.Context, r mountRequest, ready func() error) error {
-	if err := checkTarget(r); err != nil {
+// serveMount mounts, and serves until it is unmounted. An interrupt unmounts it.
+func serveMount(c *cli.Context, r mountRequest, link *holder.Link) error {
+	s, err := newServing(link)
+	if err == nil && !s.resumes() {
+		err = checkTarget(r)
+	}
+	if err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
 	// One cache for all branches: hundreds of them, each with one of its own, would exceed the process's limit.
 	descriptors := cow.NewDescriptors(0)
 	defer descriptors.Close()
-	union, err := openUnion(c, r, descriptors)
+	union, err := openUnion(c, r, s, descriptors)
 	if err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
 	r.fs.Logger = newLogger(c.App.ErrWriter, r.fs.Debug)
-	return serveUnion(union, r.target, r.fs, c.App.ErrWriter, ready)
+	return serveUnion(union, r.target, r.fs, c.App.ErrWriter, s)
 }
 
-// serveUnion mounts a union, calls ready when the mount answers, and serves until it is unmounted; then it closes the union. An
-// interrupt unmounts it.
-func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer, ready func() error) error {
+// serveUnion mounts a union, and serves until it is unmounted; then it closes the union. An interrupt unmounts it.
+func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer, s *serving) error {
 	// Before anybody can see the mount, and end it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	server, err := fs.Mount(union, target, o)
+	server, err := s.mount(union, target, o)
 	if err != nil {
 		return errors.Join(err, union.Close())
 	}
@@ -184,7 +188,7 @@ func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer,
 			}
 		}
 	}()
-	if err = ready(); err != nil {
+	if err = s.ready(union); err != nil {
 		// Whoever waits for the mount has gone: nobody would know that there is one.
 		err = errors.Join(err, server.Unmount())
 	}
@@ -193,7 +197,7 @@ func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer,
 }
 
 // openUnion opens the branches of the request and merges them.
-func openUnion(c *cli.Context, r mountRequest, descriptors *cow.Descriptors) (*cow.Union, error) {
+func openUnion(c *cli.Context, r mountRequest, s *serving, descriptors *cow.Descriptors) (*cow.Union, error) {
 	o := cow.Options{Upper: r.upper, Work: r.work, Descriptors: descriptors}
 	closeAll := func() {
 		for _, b := range o.Lower {
@@ -209,10 +213,15 @@ func openUnion(c *cli.Context, r mountRequest, descriptors *cow.Descriptors) (*c
 		o.Lower = append(o.Lower, branch)
 	}
 	if r.image != "" {
-		branch, err := imageBranch(c, r.image)
+		image := r.image
+		if s.resumes() {
+			image = s.kept.Image
+		}
+		branch, err := imageBranch(c, image)
 		if err != nil {
 			return nil, err
 		}
+		s.kept.Image = branch.Describe()
 		o.Lower = append(o.Lower, branch)
 	}
 	// With no upper directory, cow.New says so; no work directory should be left of that.
@@ -222,7 +231,7 @@ func openUnion(c *cli.Context, r mountRequest, descriptors *cow.Descriptors) (*c
 			return nil, fmt.Errorf("making the work directory: %w", err)
 		}
 	}
-	return cow.New(o)
+	return s.newUnion(o)
 }
 
 // checkTarget refuses a target that has something mounted on it or is within a branch: a server that

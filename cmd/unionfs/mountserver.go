@@ -19,9 +19,9 @@ import (
 	"unionfs/fs"
 )
 
-// A mount in the background is served by another process of this program, in a session of its own, with the same
-// arguments and readyFlag before them. It reports to the one that the user started over a pipe: readyWord when the mount
-// answers, or else one line that says why it doesn't.
+// A mount in the background is served by other processes of this program, in a session of their own, with the same
+// arguments and readyFlag before them. The first of them, the holder, reports to the one that the user started over a pipe:
+// readyWord when the mount answers, or else one line that says why it doesn't.
 
 const (
 	readyFlag = "ready-fd"
@@ -74,34 +74,18 @@ func startServer(args []string) error {
 	return &exitError{server.ProcessState.ExitCode(), errors.New(strings.TrimSuffix(string(report), "\n"))}
 }
 
-// serveInBackground is the server's side of startMountServer.
+// serveInBackground is the server's side of startMountServer: that of its holder, and that of the server itself.
 func serveInBackground(c *cli.Context, r mountRequest, readyFD int) error {
-	unix.CloseOnExec(readyFD) // fusermount3 must not hold it open
-	report := os.NewFile(uintptr(readyFD), "ready pipe")
-	err := serveMount(c, r, func() error {
-		if err := os.Chdir("/"); err != nil { // so as to keep no other file system busy
-			return err
-		}
-		// No write of ours can end the process by SIGPIPE: Go makes that an error but for descriptors 1 and 2,
-		// and those are now /dev/null.
-		if err := detachStreams(); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(report, readyWord); err != nil {
-			return err
-		}
-		return report.Close()
-	})
+	link, held, err := linkOrHold(os.Args[1:], r.target, readyFD)
+	if held || err != nil {
+		return err
+	}
+	err = serveMount(c, r, link)
 	if err == nil {
 		return nil
 	}
-	code := exitFailure
-	var coded *exitError
-	if errors.As(err, &coded) {
-		code = coded.code
-	}
-	fmt.Fprintln(report, err) // fails when ready was reported already; then nobody listens
-	return &exitError{code: code}
+	link.Failed(err)
+	return &exitError{code: exitCode(err)}
 }
 
 // detachStreams replaces the standard streams by /dev/null: whoever waits for their end must not wait for the mount's.

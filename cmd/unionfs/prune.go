@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -84,13 +80,8 @@ func pruneContainers(c *cli.Context, root string, wanted containerFilter) error 
 		return nil
 	}
 	if !c.Bool("force") {
-		fmt.Fprintf(c.App.ErrWriter, "Remove %d containers that don't run, with all that they changed? [y/N] ", len(old))
-		answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("reading the answer: %w", err)
-		}
-		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-			return errors.New("nothing was removed; answer y, or give -f")
+		if err := confirm(c, fmt.Sprintf("Remove %d containers that don't run, with all that they changed?", len(old))); err != nil {
+			return err
 		}
 	}
 	var failed []error

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -18,18 +19,18 @@ func containerFlags() []cli.Flag {
 	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container, with all that it changed, when the command has ended"},
 		&cli.StringFlag{Name: "name", Usage: "call the container `NAME`; one is made up otherwise"},
-		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro]`, or the volume NAME:TARGET[:ro]"},
-		&cli.StringSliceFlag{Name: "mount", Usage: "mount `type=bind|volume|tmpfs,source=…,target=…[,readonly]`"},
+		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "mount `HOST-PATH:TARGET[:ro,U]`, the volume NAME:TARGET, or at TARGET a new volume that goes with the container"},
+		&cli.StringSliceFlag{Name: "volumes-from", Usage: "mount the volumes of `CONTAINER[:ro]`"},
+		&cli.StringSliceFlag{Name: "mount", Usage: "mount `type=bind|volume|tmpfs|image,source=…,target=…[,readonly]`"},
 		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount memory at `TARGET[:size=64m,mode=1777]`"},
 		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set the variable `NAME=VALUE`, or pass the caller's NAME"},
 		&cli.StringSliceFlag{Name: "env-file", Usage: "set the variables in `FILE`, one a line"},
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
 		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE`: none (only a loopback) or host (the machine's own)", DefaultText: "none; host for the image host"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
-	}, slices.Concat(isolationFlags(), limitFlags())...)
+	}, slices.Concat(networkFlags(), isolationFlags(), limitFlags())...)
 }
 
 func runCommand() *cli.Command {
@@ -143,13 +144,6 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		hostname: c.String("hostname"),
 		readOnly: c.Bool("read-only"),
 		terminal: l.terminal,
-		network:  c.String("network"),
-	}
-	if r.network == "" {
-		r.network = "none"
-		if l.image == hostImage {
-			r.network = "host"
-		}
 	}
 	if c.IsSet("entrypoint") {
 		entrypoint := c.String("entrypoint")
@@ -214,11 +208,28 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	if err != nil {
 		return "", nil, err
 	}
-	spec, err := newSpec(config, request, volumes.OpenStore(root))
-	if err != nil {
+	if request.network, err = networkOf(c, root, l.image, config, request); err != nil {
 		return "", nil, err
 	}
 	state, err := runner.OpenState(root)
+	if err != nil {
+		return "", nil, err
+	}
+	id := runner.NewID()
+	request.volumes, err = completeVolumes(root, state.ContainerDir(id), request.volumes, c.StringSlice("volumes-from"), config.Volumes)
+	if err != nil {
+		return "", nil, err
+	}
+	claim := volumes.OpenStore(root).Claim()
+	created := false
+	defer func() {
+		if created {
+			claim.Release()
+		} else {
+			claim.Discard()
+		}
+	}()
+	spec, err := newSpec(config, request, claim)
 	if err != nil {
 		return "", nil, err
 	}
@@ -231,19 +242,25 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 		return "", nil, err
 	}
 	annotations[annotationImageID] = imageID
+	annotations[annotationNetwork] = request.network.mode
 	container, err := state.Create(spec, runner.CreateOptions{
+		ID:          id,
 		Name:        c.String("name"),
 		Image:       l.image,
 		User:        user,
 		AutoRemove:  c.Bool("rm"),
 		Annotations: annotations,
 		KeepEtc:     l.image == hostImage,
-		Hosts:       request.isolation.hosts,
+		Hosts:       request.network.hosts,
 		Groups:      request.isolation.groups,
 	})
 	if err != nil {
 		return "", nil, err
 	}
+	if err := request.network.writePlan(container); err != nil {
+		return "", nil, errors.Join(err, state.Remove(container))
+	}
+	created = true
 	return root, container, nil
 }
 
@@ -274,7 +291,9 @@ func runContainer(c *cli.Context, l launch) error {
 // means that it has done so.
 func removeUnstarted(root string, container *runner.Container) {
 	if state, err := runner.OpenState(root); err == nil && container.AutoRemove() {
-		_ = state.Remove(container)
+		if state.Remove(container) == nil {
+			_ = removeAnonymous(root, container)
+		}
 	}
 }
 

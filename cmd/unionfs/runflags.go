@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"unionfs/network"
 	"unionfs/runner"
 )
 
@@ -29,7 +30,7 @@ func isolationFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "set a resource limit: `NAME=SOFT[:HARD]`, such as nofile=1024"},
 		&cli.StringSliceFlag{Name: "sysctl", Usage: "set a kernel parameter of the container's own: `NAME=VALUE`"},
 		&cli.StringFlag{Name: "shm-size", Usage: "make /dev/shm `SIZE` large", DefaultText: "64m"},
-		&cli.StringSliceFlag{Name: "add-host", Usage: "add a line to /etc/hosts: `NAME:ADDRESS`"},
+		&cli.StringSliceFlag{Name: "add-host", Usage: "add a line to /etc/hosts: `NAME:ADDRESS`; the address host-gateway is this machine's"},
 		&cli.StringSliceFlag{Name: "group-add", Usage: "make the command's user a member of `GROUP` too"},
 		&cli.StringFlag{Name: "stop-signal", Usage: "ask the command to end by `SIGNAL`", DefaultText: "the image's, or TERM"},
 		&cli.StringFlag{Name: "userns", Usage: "`MODE`: host, or keep-id to have your own ID inside"},
@@ -148,9 +149,13 @@ func (i *isolation) readHosts(c *cli.Context) error {
 		if !ok {
 			name, address, _ = strings.Cut(value, ":")
 		}
+		if address == network.HostGateway && name != "" && !strings.ContainsAny(name, " \t\n#") {
+			i.hosts = append(i.hosts, network.HostGateway+"\t"+name)
+			continue
+		}
 		ip := net.ParseIP(strings.Trim(address, "[]"))
 		if ip == nil || name == "" || strings.ContainsAny(name, " \t\n#") {
-			return usageError("--add-host %q: want NAME:ADDRESS, with an IP address", value)
+			return usageError("--add-host %q: want NAME:ADDRESS, with an IP address or host-gateway", value)
 		}
 		i.hosts = append(i.hosts, ip.String()+"\t"+name)
 	}

@@ -27,7 +27,7 @@ type processRequest struct {
 	hostname   string
 	readOnly   bool
 	terminal   bool
-	network    string // "none" or "host"
+	network    networkRequest
 	volumes    []volumes.Volume
 	isolation  isolation
 	resources  *specs.LinuxResources // nil for no limits
@@ -35,7 +35,7 @@ type processRequest struct {
 
 // newSpec makes the runtime specification: the defaults, over them what the image's configuration says, and over that
 // what the command line says.
-func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Store) (*specs.Spec, error) {
+func newSpec(config imagespec.ImageConfig, r processRequest, claim *volumes.Claim) (*specs.Spec, error) {
 	spec := runner.DefaultSpec()
 	p := spec.Process
 
@@ -74,44 +74,24 @@ func newSpec(config imagespec.ImageConfig, r processRequest, store *volumes.Stor
 	spec.Root.Readonly = r.readOnly
 	spec.Annotations = map[string]string{}
 	maps.Copy(spec.Annotations, config.Labels)
+	// What unionfs notes among them is not an image's to say.
+	maps.DeleteFunc(spec.Annotations, func(name, _ string) bool { return ownAnnotation(name) })
 	maps.Copy(spec.Annotations, r.labels)
 	if config.StopSignal != "" {
 		spec.Annotations[runner.AnnotationStopSignal] = config.StopSignal
 	}
 
-	switch r.network {
-	case "none":
-	case "host":
-		runner.ShareHostNetwork(spec)
-	default:
-		return nil, usageError("unknown network %q; known are none and host", r.network)
-	}
-	if err := addVolumes(spec, r.volumes, store); err != nil {
+	r.network.apply(spec)
+	if err := addVolumes(spec, r.volumes, claim); err != nil {
 		return nil, err
 	}
 	spec.Linux.Resources = r.resources
 	return spec, r.isolation.apply(spec)
 }
 
-// addVolumes puts the volumes behind the mounts that are there already, and in place of those at the same target.
-// Shorter targets come first, so that one within another is mounted on it and not hidden by it.
-func addVolumes(spec *specs.Spec, all []volumes.Volume, store *volumes.Store) error {
-	if err := volumes.CheckTargets(all); err != nil {
-		return err
-	}
-	all = slices.Clone(all)
-	slices.SortStableFunc(all, func(a, b volumes.Volume) int {
-		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
-	})
-	for _, v := range all {
-		mount, err := store.Mount(v)
-		if err != nil {
-			return err
-		}
-		spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == mount.Destination })
-		spec.Mounts = append(spec.Mounts, mount)
-	}
-	return nil
+// ownAnnotation reports whether an annotation is one that unionfs keeps for itself.
+func ownAnnotation(name string) bool {
+	return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == annotationNetwork || name == runner.AnnotationStopSignal
 }
 
 // mergeEnv sets the variables of add in base. Each stays where it was first set.

@@ -36,7 +36,7 @@ func TestNewSpecArguments(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			config := imagespec.ImageConfig{Entrypoint: test.entrypoint, Cmd: test.cmd}
-			spec, err := newSpec(config, processRequest{entrypoint: test.flag, args: test.args, network: "none"}, volumes.OpenStore(t.TempDir()))
+			spec, err := newSpec(config, processRequest{entrypoint: test.flag, args: test.args, network: networkRequest{mode: "none"}}, volumes.OpenStore(t.TempDir()).Claim())
 			if test.want == nil {
 				if err == nil || !strings.Contains(err.Error(), "no command") {
 					t.Errorf("error %v", err)
@@ -54,11 +54,11 @@ func TestNewSpec(t *testing.T) {
 	root := t.TempDir()
 	spec, err := newSpec(imagespec.ImageConfig{
 		Cmd: []string{"true"}, Env: []string{"PATH=/image", "A=image", "B=image"}, WorkingDir: "srv", StopSignal: "SIGQUIT",
-		Labels: map[string]string{"x": "image", "y": "image"},
+		Labels: map[string]string{"x": "image", "y": "image", "io.unionfs.auto-remove": "true", annotationImageID: "other"},
 	}, processRequest{
-		env: []string{"B=flag", "C=flag"}, labels: map[string]string{"y": "flag"}, workdir: "", hostname: "box", readOnly: true, terminal: true, network: "host",
+		env: []string{"B=flag", "C=flag"}, labels: map[string]string{"y": "flag"}, workdir: "", hostname: "box", readOnly: true, terminal: true, network: networkRequest{mode: "host"},
 		volumes: []volumes.Volume{{Kind: volumes.Tmpfs, Target: "/dev/shm"}, {Kind: volumes.Tmpfs, Target: "/a/b"}, {Kind: volumes.Tmpfs, Target: "/a"}},
-	}, volumes.OpenStore(root))
+	}, volumes.OpenStore(root).Claim())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +68,10 @@ func TestNewSpec(t *testing.T) {
 	if spec.Process.Cwd != "/srv" || spec.Hostname != "box" || !spec.Root.Readonly || !spec.Process.Terminal {
 		t.Errorf("%+v", spec)
 	}
+	if kept := spec.Annotations[annotationVolumes]; !strings.Contains(kept, `"target":"/a/b"`) {
+		t.Errorf("the volumes are kept as %q", kept)
+	}
+	delete(spec.Annotations, annotationVolumes)
 	if want := map[string]string{"x": "image", "y": "flag", runner.AnnotationStopSignal: "SIGQUIT"}; !reflect.DeepEqual(spec.Annotations, want) {
 		t.Errorf("annotations %v, want %v", spec.Annotations, want)
 	}

@@ -27,13 +27,15 @@ func superviseCommand() *cli.Command {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
 			}
-			_, container, err := namedContainer(c)
+			root, container, err := namedContainer(c)
 			if err != nil {
 				return err
 			}
 			// Whoever waits for the container hears of errors, and says them.
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
 				MountRoot: func(target string) (func() error, error) { return mountContainerRoot(c, container, target) },
+				Removed:   func() error { return removeAnonymous(root, container) },
+				Network:   containerNetwork(root, container),
 			}); err != nil {
 				return &exitError{code: exitRunFailed}
 			}
@@ -42,12 +44,32 @@ func superviseCommand() *cli.Command {
 	}
 }
 
-// mountContainerRoot mounts the union of the container's upper branch and its image.
+// mountContainerRoot mounts the union of the container's upper branch and its image, and prepares its volumes.
 func mountContainerRoot(c *cli.Context, container *runner.Container, target string) (func() error, error) {
+	root, err := stateRoot(c)
+	if err != nil {
+		return nil, err
+	}
 	union, err := containerUnion(c, container)
 	if err != nil {
 		return nil, err
 	}
+	mount := func(union *cow.Union, target string) (func() error, error) {
+		return mountForContainer(c, container, union, target)
+	}
+	unmountVolumes, err := prepareVolumes(root, container, union, mount)
+	if err != nil {
+		return nil, errors.Join(err, union.Close())
+	}
+	unmount, err := mount(union, target)
+	if err != nil {
+		return nil, errors.Join(err, unmountVolumes())
+	}
+	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
+}
+
+// mountForContainer serves a union at target. It closes the union, also when it fails.
+func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (func() error, error) {
 	server, err := fs.Mount(union, target, fs.Options{
 		FsName:     "unionfs:" + container.Name,
 		AllowOther: true, // the container's users; nobody else sees this mount namespace

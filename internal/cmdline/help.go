@@ -46,11 +46,44 @@ func DescribeFlag(flag cli.Flag) string {
 }
 
 // Hint names the command that is closest to what was typed, if one is close.
-func Hint(app *cli.App, typed string) string {
+func Hint(app *cli.App, typed string) string { return HintBelow(app.VisibleCommands(), typed) }
+
+// HintBelow is Hint for the commands below one.
+func HintBelow(commands []*cli.Command, typed string) string {
+	var names []string
+	for _, command := range commands {
+		names = append(names, command.Name)
+	}
+	return hintOf(typed, names)
+}
+
+// FlagHint names the flag that is closest to one that an error of the library's says it doesn't know.
+func FlagHint(c *cli.Context, err error) string {
+	_, typed, unknown := strings.Cut(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return ""
+	}
+	flags := c.App.Flags
+	if c.Command != nil && len(c.Command.Flags) > 0 {
+		flags = c.Command.Flags
+	}
+	names := []string{"--help"}
+	for _, flag := range flags {
+		for _, name := range flag.Names() {
+			if len(name) > 1 {
+				names = append(names, "--"+name)
+			}
+		}
+	}
+	return hintOf("--"+strings.TrimLeft(typed, "-"), names)
+}
+
+// hintOf names the one that at most two changes make of what was typed.
+func hintOf(typed string, names []string) string {
 	best, distance := "", 3
-	for _, command := range app.VisibleCommands() {
-		if d := editDistance(typed, command.Name); d < distance {
-			best, distance = command.Name, d
+	for _, name := range names {
+		if d := editDistance(typed, name); d < distance {
+			best, distance = name, d
 		}
 	}
 	if best == "" {

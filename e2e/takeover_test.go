@@ -1,0 +1,374 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"unionfs/internal/modeltest"
+)
+
+// takeoverKills is how many servers each of the tests under load kills at least.
+var takeoverKills = flag.Int("takeover-kills", 60, "how often the takeover tests kill the server of a mount")
+
+// mounted is a mount in the background.
+type mounted struct {
+	lower, upper, mnt, plain string
+}
+
+// newMounted makes branches of random files, beside a plain directory that is their merge, and mounts them.
+func newMounted(t *testing.T, rng *rand.Rand, options ...string) *mounted {
+	t.Helper()
+	base, err := os.MkdirTemp(shared.dir, "takeover-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &mounted{lower: base + "/lower", upper: base + "/upper", mnt: base + "/mnt", plain: base + "/plain"}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(base); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, d := range []string{m.lower, m.upper, m.mnt, m.plain} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layers := modeltest.Layers{Rand: rng}
+	if err := layers.Fill(m.lower, m.plain, 3, false); err != nil {
+		t.Fatal(err)
+	}
+	m.mount(t, options...)
+	t.Cleanup(func() { m.unmount(t) })
+	return m
+}
+
+func (m *mounted) mount(t *testing.T, options ...string) {
+	t.Helper()
+	args := append([]string{"mount", "--lower", m.lower, "--upper", m.upper}, options...)
+	m.unionfs(t, append(args, m.mnt)...)
+}
+
+func (m *mounted) unmount(t *testing.T) {
+	t.Helper()
+	if on, err := mountinfo.Mounted(m.mnt); err != nil || !on {
+		return
+	}
+	m.unionfs(t, "umount", m.mnt)
+	for deadline := time.Now().Add(5 * time.Second); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after umount there are still the processes %v", m.processes(t))
+		}
+	}
+}
+
+// unionfs runs the program, as root.
+func (m *mounted) unionfs(t *testing.T, args ...string) {
+	t.Helper()
+	if r := run(t, exec.Command(shared.unionfs, args...)); r.code != 0 {
+		t.Fatalf("unionfs %q: exit code %d\n%s%s", args, r.code, r.stdout, r.stderr)
+	}
+}
+
+// processes are the holder and the server of the mount, with their parents.
+func (m *mounted) processes(t *testing.T) map[int]int {
+	t.Helper()
+	found := map[int]int{}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		cmdline, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || !bytes.Contains(cmdline, []byte("\x00"+m.mnt+"\x00")) {
+			continue
+		}
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			continue // it has ended
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		pid, err1 := strconv.Atoi(filepath.Base(dir))
+		parent, err2 := strconv.Atoi(fields[1])
+		if err1 != nil || err2 != nil || fields[0] == "Z" {
+			continue
+		}
+		found[pid] = parent
+	}
+	return found
+}
+
+// server is the process that serves the mount; 0 while there is none.
+func (m *mounted) server(t *testing.T) int {
+	t.Helper()
+	processes := m.processes(t)
+	for pid, parent := range processes {
+		if _, ok := processes[parent]; ok {
+			return pid
+		}
+	}
+	return 0
+}
+
+// killing kills the server again and again, every 20 to 120 ms, until stop is called, which says how often.
+func (m *mounted) killing(t *testing.T, rng *rand.Rand) (kills *atomic.Int64, stop func()) {
+	kills = new(atomic.Int64)
+	quit, done := make(chan struct{}), make(chan struct{})
+	pauses := rand.New(rand.NewPCG(rng.Uint64(), 2))
+	go func() {
+		defer close(done)
+		last := 0
+		for {
+			select {
+			case <-quit:
+				return
+			case <-time.After(time.Duration(20+pauses.IntN(100)) * time.Millisecond):
+			}
+			if pid := m.server(t); pid != 0 && pid != last {
+				last = pid
+				if unix.Kill(pid, unix.SIGKILL) == nil {
+					kills.Add(1)
+				}
+			}
+		}
+	}()
+	return kills, func() {
+		close(quit)
+		<-done
+	}
+}
+
+// compare fails if the mount and the plain directory are not the same.
+func (m *mounted) compare(t *testing.T, after string) {
+	t.Helper()
+	got, err := modeltest.Dump(m.mnt, false)
+	if err != nil {
+		t.Fatalf("after %s: %v", after, err)
+	}
+	want, err := modeltest.Dump(m.plain, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("after %s\nthe mount has, the plain directory not:\n%s\nthe plain directory has, the mount not:\n%s",
+			after, modeltest.Missing(got, want), modeltest.Missing(want, got))
+	}
+}
+
+// TestServerKilledUnderModel does random operations to a mount, on files too that are open and have no name any more, and to a
+// plain directory; both must say the same all the time, though the mount's server is killed all the time.
+func TestServerKilledUnderModel(t *testing.T) {
+	rng := modeltest.NewRand(t)
+	m := newMounted(t, rng)
+	kills, stop := m.killing(t, rng)
+	stopped := false
+	defer func() {
+		if !stopped {
+			stop()
+		}
+	}()
+	a, b := modeltest.NewPlayer(m.mnt), modeltest.NewPlayer(m.plain)
+	defer a.Close()
+	defer b.Close()
+	var history []string
+	for i := 0; int(kills.Load()) < *takeoverKills || i < 1000; i++ {
+		op := modeltest.Random(rng)
+		got, gotErr := a.Do(op)
+		want, wantErr := b.Do(op)
+		history = append(history, fmt.Sprintf("%d (%d kills) %s: %s %v", i, kills.Load(), op.What, got, gotErr))
+		history = history[max(0, len(history)-100):]
+		if got != want || gotErr != wantErr {
+			t.Fatalf("%s\nthe plain directory: %s %v", strings.Join(history, "\n"), want, wantErr)
+		}
+		if i%50 == 49 {
+			m.compare(t, strings.Join(history, "\n"))
+		}
+		if i%5 == 0 {
+			time.Sleep(time.Millisecond) // so that kills find the mount at rest, too
+		}
+	}
+	stop()
+	stopped = true
+	t.Logf("%d servers were killed", kills.Load())
+	m.compare(t, "the last kill")
+	a.Close()
+	m.unmount(t)
+	m.mount(t)
+	m.compare(t, "mounting again")
+}
+
+// TestKilledBetweenDoingAndAnswering kills the server when it has carried a request out and is about to answer. The next one
+// gets the request again, and must do it neither twice nor say that it can't be done.
+func TestKilledBetweenDoingAndAnswering(t *testing.T) {
+	m := newMounted(t, modeltest.NewRand(t))
+	cases := []struct {
+		name    string
+		prepare func(root string) error // before the kernel's caches are filled
+		look    []string                // names to look at first, so that the kernel asks for little more than what is to be done
+		call    string                  // the server's system call that does it; empty if strace doesn't know that
+		do      func(root string) error
+	}{
+		{"create", nil, []string{"new"}, "openat", func(root string) error {
+			fd, err := unix.Open(root+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}},
+		{"mkdir", nil, []string{"dir"}, "mkdirat", func(root string) error { return unix.Mkdir(root+"/dir", 0o751) }},
+		{"mkdir over a whiteout", func(root string) error { return unix.Unlink(root + "/lower-file2") }, []string{"lower-file2"}, "renameat2",
+			func(root string) error { return unix.Mkdir(root+"/lower-file2", 0o751) }},
+		{"mknod", nil, []string{"fifo"}, "mknodat", func(root string) error { return unix.Mknod(root+"/fifo", unix.S_IFIFO|0o604, 0) }},
+		{"symlink", nil, []string{"symlink"}, "symlinkat", func(root string) error { return unix.Symlink("target", root+"/symlink") }},
+		{"link", nil, []string{"file", "link"}, "linkat", func(root string) error { return unix.Link(root+"/file", root+"/link") }},
+		{"unlink", nil, []string{"file2"}, "renameat", func(root string) error { return unix.Unlink(root + "/file2") }},
+		{"unlink a lower file", nil, []string{"lower-file"}, "", func(root string) error { return unix.Unlink(root + "/lower-file") }},
+		{"rmdir", func(root string) error { return unix.Mkdir(root+"/empty", 0o755) }, []string{"empty"}, "renameat",
+			func(root string) error { return unix.Rmdir(root + "/empty") }},
+		{"rename", nil, []string{"file", "renamed"}, "renameat", func(root string) error { return unix.Rename(root+"/file", root+"/renamed") }},
+		{"rename over a file", nil, []string{"file3", "file4"}, "renameat", func(root string) error { return unix.Rename(root+"/file3", root+"/file4") }},
+		{"rename without replacing", nil, []string{"file4", "file5"}, "renameat", func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file4", unix.AT_FDCWD, root+"/file5", unix.RENAME_NOREPLACE)
+		}},
+		{"rename a lower directory", nil, []string{"lower-dir", "moved-dir"}, "renameat2", func(root string) error { return unix.Rename(root+"/lower-dir", root+"/moved-dir") }},
+		{"exchange", nil, []string{"file5", "renamed"}, "renameat2", func(root string) error {
+			return unix.Renameat2(unix.AT_FDCWD, root+"/file5", unix.AT_FDCWD, root+"/renamed", unix.RENAME_EXCHANGE)
+		}},
+		{"append", nil, []string{"file5"}, "pwrite64", func(root string) error {
+			fd, err := unix.Open(root+"/file5", unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, []byte("appended"))
+			return errors.Join(err, unix.Fsync(fd), unix.Close(fd))
+		}},
+		{"truncate", nil, []string{"file5"}, "ftruncate", func(root string) error { return unix.Truncate(root+"/file5", 3) }},
+		{"chmod", nil, []string{"file5"}, "fchmodat", func(root string) error { return unix.Chmod(root+"/file5", 0o4711) }},
+		{"chown", nil, []string{"file5"}, "fchownat", func(root string) error { return unix.Chown(root+"/file5", 7, 8) }},
+		{"create an attribute", nil, []string{"file5"}, "", func(root string) error {
+			return unix.Setxattr(root+"/file5", "user.one", []byte("1"), unix.XATTR_CREATE)
+		}},
+		{"remove an attribute", nil, []string{"file5"}, "", func(root string) error { return unix.Removexattr(root+"/file5", "user.one") }},
+	}
+	for i := range 5 {
+		for _, root := range []string{m.mnt, m.plain} {
+			if err := os.WriteFile(fmt.Sprintf("%s/file%s", root, []string{"", "2", "3", "4", "unused"}[i]), []byte(fmt.Sprint(i)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.unmount(t)
+	for _, root := range []string{m.lower, m.plain} {
+		if err := errors.Join(os.WriteFile(root+"/lower-file", []byte("lower"), 0o644), os.WriteFile(root+"/lower-file2", nil, 0o644), os.Mkdir(root+"/lower-dir", 0o755),
+			os.WriteFile(root+"/lower-dir/in", []byte("in"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.mount(t)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			for _, root := range []string{m.mnt, m.plain} {
+				if c.prepare == nil {
+					continue
+				}
+				if err := c.prepare(root); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var st unix.Stat_t
+			for _, name := range append(c.look, "") {
+				_ = unix.Lstat(m.mnt+"/"+name, &st) // some are not there, and the kernel keeps that
+			}
+			server := m.server(t)
+			err := m.interrupted(t, server, c.call, func() error { return c.do(m.mnt) })
+			if want := c.do(m.plain); err != want {
+				t.Errorf("the mount says %v, the plain directory %v", err, want)
+			}
+			if now := m.server(t); now == server {
+				t.Error("the server was not killed: it was asked nothing")
+			}
+			m.compare(t, c.name)
+		})
+	}
+	m.unmount(t)
+	m.mount(t)
+	m.compare(t, "mounting again")
+}
+
+// interrupted does something, for which the server makes a system call, and kills the server when it has made that and before it
+// has answered. With no call, it is killed when it is about to give its first answer.
+func (m *mounted) interrupted(t *testing.T, server int, call string, do func() error) error {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "trace")
+	inject := "inject=writev:signal=SIGKILL:when=1"
+	if call != "" {
+		inject = "inject=" + call + ":delay_exit=10000000" // µs
+	}
+	trace := exec.Command("strace", "-f", "-q", "-o", file, "-e", "trace="+call+",writev", "-e", inject, "-p", strconv.Itoa(server))
+	if err := trace.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		trace.Process.Kill()
+		_ = trace.Wait() // its exit code is the server's
+	}()
+	awaitTracer(t, server)
+	result := make(chan error, 1)
+	go func() { result <- do() }()
+	if call != "" {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if calls, err := os.ReadFile(file); err == nil && bytes.Contains(calls, []byte(" "+call+"(")) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the server did not call %s", call)
+			}
+		}
+		if err := unix.Kill(server, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		trace.Process.Kill() // it would keep the dead server from its parent until the delay is over
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("no other server did it")
+		return nil
+	}
+}
+
+// awaitTracer waits until all threads of a process are traced.
+func awaitTracer(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		traced := err == nil && len(tasks) > 0
+		for _, task := range tasks {
+			status, err := os.ReadFile(task)
+			if err != nil || bytes.Contains(status, []byte("\nTracerPid:\t0\n")) {
+				traced = false
+			}
+		}
+		if traced {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("strace did not attach to process %d", pid)
+		}
+	}
+}
