@@ -84,6 +84,14 @@ type Dir interface {
 	Describe(e Entry) string
 }
 
+// RefDir is a Dir whose entries can be found again by their Ref alone, so that the union needs to keep nothing else of them.
+type RefDir interface {
+	Dir
+
+	// Entry returns the entry of this directory that has the Ref.
+	Entry(ref uint64) (Entry, error)
+}
+
 // Entry is a name in a directory of a branch.
 type Entry struct {
 	Name string // without slashes; as in the merged directory unless whiteouts were decoded from it

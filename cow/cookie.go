@@ -1,6 +1,10 @@
 package cow
 
-import "github.com/cespare/xxhash/v2"
+import (
+	"unsafe"
+
+	"github.com/cespare/xxhash/v2"
+)
 
 // firstCookie is the smallest cookie that a name can have. The FUSE server uses 1 and 2 for "." and "..", and 0 is where
 // a listing starts.
@@ -16,3 +20,6 @@ func Cookie(name string) uint64 {
 	}
 	return h
 }
+
+// cookieOf is Cookie of a name that is in a buffer.
+func cookieOf(name []byte) uint64 { return Cookie(unsafe.String(unsafe.SliceData(name), len(name))) }

@@ -52,6 +52,8 @@ type dirBranch struct {
 	dev    uint64 // of the root; files of other devices get distinguishing inode numbers
 	hidden map[string]bool
 	root   *hostDir
+
+	buffers sync.Pool // *[]byte, for listing
 }
 
 // OpenDirBranch opens a directory as a branch. The error names the path and says whether it is missing or no directory.
@@ -79,7 +81,11 @@ func OpenDirBranch(path string, o DirOptions) (Branch, error) {
 		return nil, branchError(path, err)
 	}
 	b.dev = st.Dev
-	b.root = &hostDir{b: b, path: ""}
+	b.root = &hostDir{b: b}
+	b.buffers.New = func() any {
+		buf := make([]byte, direntBuffer)
+		return &buf
+	}
 	return b, nil
 }
 
@@ -97,7 +103,6 @@ func (b *dirBranch) Root() (Dir, error)             { return b.root, nil }
 func (b *dirBranch) Describe() string               { return b.path }
 func (b *dirBranch) Indexed() bool                  { return false }
 func (b *dirBranch) Statfs(st *unix.Statfs_t) error { return unix.Fstatfs(b.rootFD, st) }
-func (b *dirBranch) isHidden(path string) bool      { return len(b.hidden) > 0 && b.hidden["/"+path] }
 func (b *dirBranch) ino(st *unix.Stat_t) uint64     { return foldIno(st.Ino, st.Dev, b.dev) }
 func child(dir, name string) string                 { return strings.TrimPrefix(dir+"/"+name, "/") }
 
@@ -125,18 +130,30 @@ func foldIno(ino, dev, rootDev uint64) uint64 {
 	return xxhash.Sum64(b[:])>>(64-inoBits+1) | 1<<(inoBits-1)
 }
 
-// hostDir is one directory of a dirBranch, known by its path below the branch's root.
+// hostDir is one directory of a dirBranch, known by its names from the branch's root down.
 type hostDir struct {
-	b    *dirBranch
-	path string // without leading slash; "" is the root
+	b      *dirBranch
+	parent *hostDir // nil for the root
+	name   string   // in the parent
 
-	mu sync.Mutex // guards fd
+	mu sync.Mutex // guards fd; of a directory before that of its parent
 	fd *descriptor
 }
 
-// open returns a descriptor (O_PATH) of the directory and what releases it.
+// path is where the directory is below the branch's root, without leading slash; "" for the root.
+func (d *hostDir) path() string {
+	if d.parent == nil {
+		return ""
+	}
+	return child(d.parent.path(), d.name)
+}
+
+// hidden reports whether the directory is to appear empty.
+func (d *hostDir) hidden() bool { return len(d.b.hidden) > 0 && d.b.hidden["/"+d.path()] }
+
+// open returns a descriptor of the directory, good for what O_PATH is, and what releases it.
 func (d *hostDir) open() (int, *descriptor, error) {
-	if d.path == "" {
+	if d.parent == nil {
 		return d.b.rootFD, nil, nil
 	}
 	d.mu.Lock()
@@ -144,7 +161,7 @@ func (d *hostDir) open() (int, *descriptor, error) {
 	if d.b.fds.acquire(d.fd) {
 		return d.fd.fd, d.fd, nil
 	}
-	fd, err := openBeneath(d.b.rootFD, d.path)
+	fd, err := d.openAnew(unix.O_PATH)
 	if err != nil {
 		return -1, nil, err
 	}
@@ -152,10 +169,46 @@ func (d *hostDir) open() (int, *descriptor, error) {
 	return fd, d.fd, nil
 }
 
-// openBeneath opens a directory (O_PATH) by a path of any length from another one.
-func openBeneath(dir int, path string) (int, error) {
+// openIfOpen is open where that takes no system call.
+func (d *hostDir) openIfOpen() (int, *descriptor, bool) {
+	if d.parent == nil {
+		return d.b.rootFD, nil, true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.b.fds.acquire(d.fd) {
+		return d.fd.fd, d.fd, true
+	}
+	return -1, nil, false
+}
+
+// openAnew opens the directory, from its parent's descriptor if there is one.
+func (d *hostDir) openAnew(flags int) (int, error) {
+	flags |= unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if d.parent == nil {
+		return unix.Openat(d.b.rootFD, ".", flags, 0)
+	}
+	if dir, h, ok := d.parent.openIfOpen(); ok {
+		defer d.release(h)
+		return unix.Openat(dir, d.name, flags, 0)
+	}
+	return openBeneath(d.b.rootFD, d.path(), flags)
+}
+
+// openToRead opens the directory to list it. Its access time stays where this process may ask for that: it is listed for the
+// union, not for whoever lists the union.
+func (d *hostDir) openToRead() (int, error) {
+	fd, err := d.openAnew(unix.O_RDONLY | unix.O_NOATIME)
+	if err == unix.EPERM {
+		fd, err = d.openAnew(unix.O_RDONLY)
+	}
+	return fd, err
+}
+
+// openBeneath opens a directory by a path of any length from another one.
+func openBeneath(dir int, path string, flags int) (int, error) {
 	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Flags:   uint64(flags),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	if len(path) < unix.PathMax {
@@ -166,12 +219,13 @@ func openBeneath(dir int, path string) (int, error) {
 	if cut < 0 {
 		return -1, unix.ENAMETOOLONG
 	}
+	how.Flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat2(dir, path[:cut], &how)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fd)
-	return openBeneath(fd, path[cut+1:])
+	return openBeneath(fd, path[cut+1:], flags)
 }
 
 func (d *hostDir) release(h *descriptor) {
@@ -191,11 +245,11 @@ func (d *hostDir) Sub(e Entry) (Dir, error) {
 	if e.Name == "" {
 		return d, nil
 	}
-	return &hostDir{b: d.b, path: child(d.path, e.Name)}, nil
+	return &hostDir{b: d.b, parent: d, name: e.Name}, nil
 }
 
 func (d *hostDir) Lookup(name string) (Entry, error) {
-	if strings.HasPrefix(name, whiteoutPrefix) || d.b.isHidden(d.path) {
+	if strings.HasPrefix(name, whiteoutPrefix) || d.hidden() {
 		return Entry{}, unix.ENOENT
 	}
 	fd, h, err := d.open()
@@ -229,59 +283,18 @@ func (d *hostDir) xattrWhiteout(fd int, name string) bool {
 }
 
 func (d *hostDir) List(_ uint64, yield func(Entry) bool) error {
-	if d.b.isHidden(d.path) {
-		return nil
-	}
-	fd, h, err := d.open()
-	if err != nil {
+	var p lowerPart
+	if err := d.read(&p, 0); err != nil {
 		return err
 	}
-	defer d.release(h)
-	var self unix.Stat_t
-	if err := statAt(fd, "", &self); err != nil {
-		return err
+	p.all = string(p.names)
+	for i := range p.ents {
+		e := &p.ents[i]
+		if !yield(Entry{Name: p.nameOf(e), Type: uint32(e.kind) << kindShift, Ino: e.inoAt & inoMask, Whiteout: e.whiteout}) {
+			break
+		}
 	}
-	xattrForm := -1 // whether the directory may hold xattr whiteouts: asked once, and only if an empty file is met
-	var failed error
-	err = listAt(fd, "", func(de dirent) bool {
-		e := Entry{Name: de.name, Type: de.mode, Ino: foldIno(de.ino, self.Dev, d.b.dev)}
-		if name, ok := strings.CutPrefix(de.name, whiteoutPrefix); ok {
-			if de.name == opaqueName || name == "" {
-				return true
-			}
-			return yield(Entry{Name: name, Whiteout: true})
-		}
-		// Only a stat tells a whiteout from a device, or anything where the file system gives no type. Empty files
-		// matter only in directories that say so.
-		look := e.Type == 0 || e.Type == unix.S_IFCHR
-		if e.Type == unix.S_IFREG {
-			if xattrForm < 0 {
-				xattrForm = 0
-				if _, ok, _ := markedOpaque(fd, ""); ok {
-					xattrForm = 1
-				}
-			}
-			look = xattrForm == 1
-		}
-		if look {
-			var st unix.Stat_t
-			if err := statAt(fd, de.name, &st); err != nil {
-				if err == unix.ENOENT {
-					return true
-				}
-				failed = err
-				return false
-			}
-			e.Type, e.Ino = st.Mode&unix.S_IFMT, d.b.ino(&st)
-			e.Whiteout = isWhiteoutDevice(&st) ||
-				xattrForm == 1 && e.Type == unix.S_IFREG && st.Size == 0 && d.xattrWhiteout(fd, de.name)
-		}
-		return yield(e)
-	})
-	if err == nil {
-		err = failed
-	}
-	return err
+	return nil
 }
 
 func (d *hostDir) Opaque() (bool, error) {

@@ -2,8 +2,10 @@ package cow
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,34 +30,53 @@ type directory struct {
 	relative bool
 
 	loaded bool
-	direct bool        // the only source is indexed: ask it every time, lower is nil
-	lower  []lowerName // what the lower branches have, merged, in the order of Cookie; never changes
+	direct bool    // the only source is indexed: ask it every time, lower is empty
+	lower  listing // what the lower branches have, merged; never changes once loaded
 	upper  map[string]*upperName
 	order  []*upperName // all of upper that were known at the last listing, in the order of Cookie
 	fresh  []*upperName // those that came since
 	stale  int          // how many of order are deleted
+
+	listed atomic.Bool // somebody has listed it; see ahead
 }
 
-// child makes the source that an entry of the directory s is.
-func (s *source) child(e Entry) (source, error) {
-	if e.Whiteout || e.Type != unix.S_IFDIR {
-		return source{branch: s.branch, dir: s.dir, entry: e}, nil
-	}
-	sub, err := s.dir.Sub(e)
+// child makes the source that the directory is which s, a name in another directory, leads to.
+func (s *source) child() (source, error) {
+	sub, err := s.dir.Sub(s.entry)
 	if err != nil {
 		return source{}, err
 	}
 	self := sub.Self()
-	self.Ino = e.Ino
+	self.Ino = s.entry.Ino
 	return source{branch: s.branch, dir: sub, entry: self}, nil
 }
 
 // lowerName is a name that lower branches have, whiteouts applied.
 type lowerName struct {
-	name   string
-	cookie uint64
-	source
-	more []source // for a directory, where else it is, further down
+	source          // the name in the directory that it is in, also if it is a directory itself
+	more   []source // for a directory, where else it is, further down
+
+	// place finds the name again in the same directory: a position in directory.lower, or with a direct one Entry.Ref.
+	// It is known if placed is set.
+	place  uint32
+	placed bool
+}
+
+// all returns the sources of a lower directory, top first.
+func (l *lowerName) all() ([]source, error) {
+	all := make([]source, 0, 1+len(l.more))
+	s, err := l.child()
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, s)
+	for i := range l.more {
+		if s, err = l.more[i].child(); err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
 }
 
 // upperName is a name that the upper branch has.
@@ -190,11 +211,8 @@ func (u *Union) trim(d *directory) error {
 	return nil
 }
 
-// loadLower trims the sources and merges their listings.
+// loadLower reads the listings of the sources, finds out which of these are hidden or elsewhere, and merges the rest.
 func (u *Union) loadLower(d *directory) error {
-	if err := u.trim(d); err != nil {
-		return err
-	}
 	if len(d.sources) == 0 {
 		return nil
 	}
@@ -202,48 +220,22 @@ func (u *Union) loadLower(d *directory) error {
 		d.direct = true
 		return nil
 	}
-	// closed says of a name that what further branches have of it is hidden. All but directories close at once.
-	type state struct {
-		at     int // in d.lower, or -1 for a whiteout
-		closed bool
+	parts, err := u.readSources(d)
+	if err != nil {
+		return err
 	}
-	seen := map[string]state{}
-	for _, s := range d.sources {
-		var failed error
-		err := s.dir.List(0, func(e Entry) bool {
-			st, ok := seen[e.Name]
-			if ok && st.closed {
-				return true
-			}
-			isDir := !e.Whiteout && e.Type == unix.S_IFDIR
-			entry, err := s.child(e)
-			if err != nil {
-				failed = err
-				return false
-			}
-			switch {
-			case ok && isDir:
-				d.lower[st.at].more = append(d.lower[st.at].more, entry)
-			case ok:
-				st.closed = true
-				seen[e.Name] = st
-			case e.Whiteout:
-				seen[e.Name] = state{-1, true}
-			default:
-				seen[e.Name] = state{len(d.lower), !isDir}
-				d.lower = append(d.lower, lowerName{name: e.Name, cookie: Cookie(e.Name), source: entry})
-			}
-			return true
-		})
-		if err == nil {
-			err = failed
-		}
-		if err != nil {
-			d.lower = nil
+	if len(d.sources) == 1 && u.lowers[d.sources[0].branch].Indexed() {
+		d.direct = true // the others turned out to be hidden
+		return nil
+	}
+	all := parts[0]
+	for _, p := range parts[1:] {
+		if err := all.join(p); err != nil {
 			return err
 		}
 	}
-	slices.SortFunc(d.lower, func(a, b lowerName) int { return cmp.Compare(a.cookie, b.cookie) })
+	all.seal()
+	d.lower = *all
 	return nil
 }
 
@@ -258,17 +250,52 @@ func (d *directory) lookupLower(name string) (lowerName, bool, error) {
 		if err != nil {
 			return lowerName{}, false, err
 		}
-		c, err := s.child(e)
-		return lowerName{name: name, source: c}, err == nil, err
+		return directName(&s, e), true, nil
 	}
-	c := Cookie(name)
-	i, _ := slices.BinarySearchFunc(d.lower, c, func(l lowerName, c uint64) int { return cmp.Compare(l.cookie, c) })
-	for ; i < len(d.lower) && d.lower[i].cookie == c; i++ {
-		if d.lower[i].name == name {
-			return d.lower[i], true, nil
+	i, ok := d.lower.find(name)
+	if !ok {
+		return lowerName{}, false, nil
+	}
+	l, err := d.lowerAt(i)
+	return l, err == nil, err
+}
+
+// directName is the entry e of a directory that is asked every time.
+func directName(s *source, e Entry) lowerName {
+	_, again := s.dir.(RefDir)
+	return lowerName{source: source{s.branch, s.dir, e}, place: uint32(e.Ref), placed: again && e.Ref <= math.MaxUint32}
+}
+
+// lowerAt returns the name at a position of d.lower.
+func (d *directory) lowerAt(i int) (lowerName, error) {
+	e := &d.lower.ents[i]
+	l := lowerName{place: uint32(i), placed: true}
+	var err error
+	name, kind := d.lower.nameOf(e), uint32(e.kind)<<kindShift
+	if l.source, err = d.source(e.inoAt>>inoBits, e.inoAt&inoMask, name, kind); err != nil || kind != unix.S_IFDIR {
+		return l, err
+	}
+	more := d.lower.more[uint32(i)]
+	if len(more) == 0 {
+		return l, nil
+	}
+	l.more = make([]source, len(more))
+	for j, m := range more {
+		if l.more[j], err = d.source(uint64(m.at), m.ino, name, kind); err != nil {
+			return l, err
 		}
 	}
-	return lowerName{}, false, nil
+	return l, nil
+}
+
+// source makes the source of a name in the directory's source at a position.
+func (d *directory) source(at, ino uint64, name string, kind uint32) (source, error) {
+	s := &d.sources[at]
+	if r, ok := s.dir.(RefDir); ok { // its reference is not in the listing
+		e, err := r.Lookup(name)
+		return source{s.branch, s.dir, e}, err
+	}
+	return source{s.branch, s.dir, Entry{Name: name, Ino: ino, Type: kind}}, nil
 }
 
 // put records that the upper branch has a name now. The caller holds Node.mu exclusively.
@@ -311,7 +338,15 @@ type DirEnt struct {
 	Cookie uint64 // its position; see Cookie
 	Ino    uint64 // the ID of its node, or for a mount point within a branch another number, as readdir(3) has it too
 	Type   uint32 // S_IFMT bits
+
+	at    int32 // for the union: position in directory.lower; above that inDirect or inUpper
+	entry Entry // if inDirect
 }
+
+const (
+	inUpper  = -1
+	inDirect = -2
+)
 
 // ReadDir appends entries to dst until it is as long as its capacity or the directory is at its end. They come in ascending
 // order of their cookies, from the first above after; "." and ".." are not among them. Names that are added or removed
@@ -353,36 +388,36 @@ func (u *Union) readDir(n *Node, after uint64, dst []DirEnt) ([]DirEnt, error) {
 					return false, err
 				}
 			}
-			dst = append(dst, DirEnt{x.name, x.cookie, x.id, x.kind})
+			dst = append(dst, DirEnt{Name: x.name, Cookie: x.cookie, Ino: x.id, Type: x.kind, at: inUpper})
 		}
 		return len(dst) < cap(dst), nil
 	}
 	var failed error
 	full := false
-	emit := func(name string, cookie uint64, branch int, e *Entry) bool {
-		more, err := upTo(cookie)
+	emit := func(e DirEnt) bool {
+		more, err := upTo(e.Cookie)
 		if err != nil || !more {
 			failed, full = err, true
 			return false
 		}
-		if d.upper[name] == nil {
-			dst = append(dst, DirEnt{name, cookie, u.lowerID(branch, e.Ino), e.Type})
+		if d.upper[e.Name] == nil {
+			dst = append(dst, e)
 		}
 		return true
 	}
-	switch {
-	case d.direct:
+	if d.direct {
 		src := d.sources[0]
 		err := src.dir.List(after, func(e Entry) bool {
-			return e.Whiteout || emit(e.Name, Cookie(e.Name), src.branch, &e)
+			return e.Whiteout || emit(DirEnt{e.Name, Cookie(e.Name), u.lowerID(src.branch, e.Ino), e.Type, inDirect, e})
 		})
 		if err != nil {
 			return dst, err
 		}
-	default:
-		i, _ := slices.BinarySearchFunc(d.lower, after+1, func(l lowerName, c uint64) int { return cmp.Compare(l.cookie, c) })
-		for ; i < len(d.lower); i++ {
-			if l := &d.lower[i]; !emit(l.name, l.cookie, l.branch, &l.entry) {
+	} else {
+		for i := d.lower.from(after + 1); i < len(d.lower.ents); i++ {
+			e := &d.lower.ents[i]
+			branch := d.sources[e.inoAt>>inoBits].branch
+			if !emit(DirEnt{Name: d.lower.nameOf(e), Cookie: e.cookie, Ino: u.lowerID(branch, e.inoAt), Type: uint32(e.kind) << kindShift, at: int32(i)}) {
 				break
 			}
 		}

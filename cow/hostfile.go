@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"strconv"
@@ -16,9 +17,19 @@ import (
 
 const xattrValueLimit = 64 << 10 // XATTR_SIZE_MAX, also XATTR_LIST_MAX: include/uapi/linux/limits.h
 
-// statAt is lstat(2).
+// statAt is lstat(2). It is the most frequent call of all, so unlike unix.Fstatat it allocates no memory.
 func statAt(dir int, name string, st *unix.Stat_t) error {
-	return unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH)
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
+	var buf [unix.NAME_MAX + 1]byte
+	if len(name) >= len(buf) || strings.IndexByte(name, 0) >= 0 {
+		return unix.Fstatat(dir, name, st, flags)
+	}
+	copy(buf[:], name)
+	_, _, e := unix.Syscall6(sysFstatat, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(st)), flags, 0, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
 }
 
 // openDirAt opens a directory as a place to start from (O_PATH): no permission to read it is needed.
@@ -28,7 +39,8 @@ func openDirAt(dir int, name string) (int, error) {
 
 // dirent is what getdents64(2) says of a name.
 type dirent struct {
-	name string
+	name string // for eachDirent's yield, only valid during the call
+	raw  []byte // the same
 	ino  uint64
 	mode uint32 // S_IFMT bits; 0 if the file system doesn't say
 }
@@ -48,7 +60,17 @@ func listAt(dir int, name string, yield func(dirent) bool) error {
 		return err
 	}
 	defer unix.Close(fd)
-	buf := make([]byte, 64<<10)
+	return eachDirent(fd, make([]byte, direntBuffer), func(d dirent) bool {
+		d.name = strings.Clone(d.name)
+		return yield(d)
+	})
+}
+
+// direntBuffer is how much of a directory is read at once, in bytes.
+const direntBuffer = 64 << 10
+
+// eachDirent lists an open directory from where its offset is.
+func eachDirent(fd int, buf []byte, yield func(dirent) bool) error {
 	for {
 		n, err := unix.Getdents(fd, buf)
 		if err == unix.EINTR {
@@ -67,18 +89,15 @@ func listAt(dir int, name string, yield func(dirent) bool) error {
 				return unix.EIO
 			}
 			raw := rest[19:reclen]
-			for i, c := range raw {
-				if c == 0 {
-					raw = raw[:i]
-					break
-				}
+			if end := bytes.IndexByte(raw, 0); end >= 0 {
+				raw = raw[:end]
 			}
-			d := dirent{ino: binary.NativeEndian.Uint64(rest), mode: uint32(rest[18]) << 12}
+			d := dirent{raw: raw, ino: binary.NativeEndian.Uint64(rest), mode: uint32(rest[18]) << 12}
 			rest = rest[reclen:]
 			if string(raw) == "." || string(raw) == ".." {
 				continue
 			}
-			d.name = string(raw)
+			d.name = unsafe.String(unsafe.SliceData(raw), len(raw))
 			if !yield(d) {
 				return nil
 			}

@@ -52,27 +52,36 @@ func reservedName(name string) bool { return strings.HasPrefix(name, whiteoutPre
 
 // Lookup finds a name in a directory and takes a reference to it. a is filled with its attributes.
 func (u *Union) Lookup(dir *Node, name string, a *Attr) (*Node, error) {
-	if !dir.isDir() {
-		return nil, unix.ENOTDIR
-	}
-	if err := checkName(name); err != nil {
-		return nil, err
-	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
-	if dir.isRemoved() {
-		return nil, unix.ENOENT
-	}
-	if err := u.load(dir); err != nil {
-		return nil, err
-	}
-	dir.mu.RLock()
-	defer dir.mu.RUnlock()
-	f, err := u.find(dir, name)
+	f, err := u.lookup(dir, name)
 	if err != nil {
 		return nil, err
 	}
+	defer dir.mu.RUnlock()
 	return u.resolve(dir, &f, a)
+}
+
+// lookup finds a name for callers that hold tree. If there is no error, dir.mu is held, shared.
+func (u *Union) lookup(dir *Node, name string) (found, error) {
+	if !dir.isDir() {
+		return found{}, unix.ENOTDIR
+	}
+	if err := checkName(name); err != nil {
+		return found{}, err
+	}
+	if dir.isRemoved() {
+		return found{}, unix.ENOENT
+	}
+	if err := u.load(dir); err != nil {
+		return found{}, err
+	}
+	dir.mu.RLock()
+	f, err := u.find(dir, name)
+	if err != nil {
+		dir.mu.RUnlock()
+	}
+	return f, err
 }
 
 // resolve makes a node of what was found in dir, with one reference. The caller holds tree, and dir.mu at least shared.
@@ -244,7 +253,9 @@ func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*d
 				d.lowerPath, d.relative = u.lowerPath(dir)+"/"+d.lowerPath, true
 			}
 		case f.hasLower && f.lower.entry.Type == unix.S_IFDIR:
-			d.sources = f.lower.all()
+			if d.sources, err = f.lower.all(); err != nil {
+				return nil, 0, err
+			}
 		}
 	}
 	if len(d.sources) > 0 {
@@ -252,11 +263,6 @@ func (u *Union) upperDirectory(dir *Node, f *found, fd int, st *unix.Stat_t) (*d
 		return d, id, err
 	}
 	return d, foldIno(st.Ino, 0, 0), nil
-}
-
-// all lists the sources of a lower directory, top first.
-func (l *lowerName) all() []source {
-	return append([]source{l.source}, l.more...)
 }
 
 // lowerPath is where a directory's sources are below the roots of their branches, with a leading slash but for the root,
@@ -321,7 +327,11 @@ func (u *Union) follow(parent *directory, redirect string, branch int) (*directo
 		if !ok || l.entry.Type != unix.S_IFDIR {
 			return &directory{}, nil
 		}
-		at = &directory{sources: l.all(), parent: at}
+		all, err := l.all()
+		if err != nil {
+			return nil, err
+		}
+		at = &directory{sources: all, parent: at}
 	}
 	return at, nil
 }
@@ -338,10 +348,14 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		if len(f.lower.more) > 0 {
 			a.Nlink = 1
 		}
+		sources, err := f.lower.all()
+		if err != nil {
+			return nil, err
+		}
 		return u.obtain(id, dir, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0].parent == dir && n.links[0].name == f.name
 		}, func(id uint64) *Node {
-			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: f.lower.all(), parent: dir.dir}}
+			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: sources, parent: dir.dir}}
 		}), nil
 	}
 	indexed, meta, anchored := false, false, false

@@ -437,7 +437,7 @@ func TestModel(t *testing.T) {
 func (w *tree) live() int {
 	n := 0
 	for i := range w.u.shards {
-		n += len(w.u.shards[i].nodes)
+		n += len(w.u.shards[i].nodes) + len(w.u.shards[i].thin)
 	}
 	return n
 }

@@ -85,6 +85,13 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 		s := u.shard(id)
 		s.mu.Lock()
 		n := s.nodes[id]
+		if n == nil && s.thin[id].refs > 0 {
+			s.mu.Unlock()
+			if u.thicken(id) == nil {
+				u.dropThin(id) // its directory is gone, or its branch is damaged
+			}
+			continue
+		}
 		if n == nil {
 			n = fill(id)
 			n.refs = 1
@@ -138,6 +145,18 @@ func (u *Union) want(dir *Node, f *found) (*Node, error) {
 	}
 	var a Attr
 	return u.resolve(dir, f, &a)
+}
+
+// hold takes a reference of a live node that is known by its ID only; nil if there is none.
+func (u *Union) hold(id uint64) *Node {
+	s := u.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	if n != nil {
+		n.refs++
+	}
+	return n
 }
 
 func (u *Union) ref(n *Node) {

@@ -88,8 +88,8 @@ func (d *directory) empty() (bool, error) {
 		})
 		return empty, err
 	}
-	for i := range d.lower {
-		if d.upper[d.lower[i].name] == nil {
+	for i := range d.lower.ents {
+		if d.upper[d.lower.nameOf(&d.lower.ents[i])] == nil {
 			return false, nil
 		}
 	}

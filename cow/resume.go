@@ -106,18 +106,6 @@ func (u *Union) Locate(id uint64) (*Node, error) {
 	return n, err
 }
 
-// hold returns a live node with one more reference; nil if there is none.
-func (u *Union) hold(id uint64) *Node {
-	s := u.shard(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.nodes[id]
-	if n != nil {
-		n.refs++
-	}
-	return n
-}
-
 func (f *former) reset(u *Union) {
 	for _, d := range f.dirs {
 		u.Forget(d, 1)
@@ -321,7 +309,7 @@ func (u *Union) lowerByID(id uint64) (source, *directory, error) {
 		}
 		s := source{branch: branch, dir: at.dir, entry: *found}
 		if found.Type == unix.S_IFDIR {
-			s, err = s.child(*found)
+			s, err = s.child()
 			return s, nil, err
 		}
 		in, err := u.follow(nil, "/"+at.path, branch)

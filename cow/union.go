@@ -9,7 +9,7 @@
 //     alone; so names and parents of directories stand still during an operation.
 //  3. Node.mu of a directory, then of what is in it: from the root downwards.
 //  4. Node.fdMu, from a file upwards to the root.
-//  5. shard.mu and Descriptors.mu, which are leaves.
+//  5. shard.mu, ahead.mu and Descriptors.mu, which are leaves.
 //
 // No lock but the first is held while file data is copied.
 package cow
@@ -75,6 +75,7 @@ type Union struct {
 	root   *Node
 
 	partials partials
+	ahead    ahead
 	former   *former // nil unless it goes on from another
 
 	tree    sync.RWMutex
@@ -87,6 +88,7 @@ type Union struct {
 type shard struct {
 	mu    sync.RWMutex
 	nodes map[uint64]*Node // guarded by mu, as is Node.refs
+	thin  map[uint64]thin  // guarded by mu; what is here is not in nodes
 }
 
 // New merges branches. The error says which branch is at fault and why; the branches are then closed.
@@ -106,8 +108,9 @@ func New(o Options) (_ *Union, err error) {
 	if u.fds == nil {
 		u.fds, u.ownFDs = NewDescriptors(0), true
 	}
+	u.ahead.unused = map[uint64]bool{}
 	for i := range u.shards {
-		u.shards[i].nodes = map[uint64]*Node{}
+		u.shards[i].nodes, u.shards[i].thin = map[uint64]*Node{}, map[uint64]thin{}
 	}
 	dir := &directory{}
 	for i, b := range o.Lower {
@@ -150,6 +153,7 @@ func New(o Options) (_ *Union, err error) {
 // Close completes the upper branch and lets go of everything. Nothing may use the union any more. Close does not sync.
 func (u *Union) Close() error {
 	var errs []error
+	u.ahead.end()
 	u.stopResume()
 	if u.upper != nil {
 		errs = append(errs, u.finishPartials())
@@ -190,6 +194,9 @@ func (u *Union) Node(id uint64) *Node {
 	s.mu.RLock()
 	n := s.nodes[id]
 	s.mu.RUnlock()
+	if n == nil {
+		n = u.thicken(id)
+	}
 	return n
 }
 

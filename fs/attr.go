@@ -8,13 +8,19 @@ import (
 )
 
 func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := h.node(in.NodeId)
-	if n == nil {
-		return stale
-	}
 	a := h.attr()
 	defer h.done(a)
-	if err := h.u.Getattr(n, a); err != nil {
+	var err error
+	if h.former == nil {
+		err = h.u.GetattrID(in.NodeId, a)
+	} else {
+		n := h.node(in.NodeId)
+		if n == nil {
+			return stale
+		}
+		err = h.u.Getattr(n, a)
+	}
+	if err != nil {
 		return h.status("getattr", err)
 	}
 	h.fillAttrOut(a, out)

@@ -34,7 +34,7 @@ func (h *handler) makeFile(op string, in *fuse.InHeader, name string, mode, umas
 		h.undo(dir, n, name, a.IsDir())
 		return h.status(op, err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 
@@ -124,7 +124,7 @@ func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name str
 	if err != nil {
 		return h.status("symlink", err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 
@@ -141,7 +141,7 @@ func (h *handler) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 	if err != nil {
 		return h.status("link", err)
 	}
-	h.fillEntry(n, &a, out)
+	h.fillEntry(n.ID(), &a, out)
 	return fuse.OK
 }
 

@@ -10,6 +10,12 @@ import (
 	"unionfs/cow"
 )
 
+// What a listing is called in messages.
+const (
+	opReadDir     = "readdir"
+	opReadDirPlus = "readdirplus"
+)
+
 const (
 	// Positions in a listing are cow's cookies, which leave the numbers below 16 to these.
 	posDot    = 1
@@ -32,7 +38,7 @@ func (h *handler) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 	add := func(e *cow.DirEnt) bool {
 		return out.AddDirEntry(fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie})
 	}
-	return h.list("readdir", dir, in.Offset, add)
+	return h.list(opReadDir, dir, in.Offset, add)
 }
 
 // ReadDirPlus answers with attributes. Every entry but "." and ".." counts as a lookup, with a reference that is the
@@ -54,7 +60,7 @@ func (h *handler) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 			left -= need
 			return out.AddDirLookupEntry(d) != nil
 		}
-		n, err := h.u.Lookup(dir, e.Name, &a)
+		id, err := h.u.LookupEntry(dir, e, &a)
 		if errors.Is(err, unix.ENOENT) {
 			return true // removed since it was listed
 		}
@@ -64,20 +70,20 @@ func (h *handler) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 		entry := out.AddDirLookupEntry(d)
 		if entry == nil {
 			if err == nil {
-				h.u.Forget(n, 1)
+				h.u.ForgetID(id, 1)
 			}
 			return false
 		}
 		left -= need
 		if err != nil {
 			// Node 0 here means a name without attributes; whoever asks for it gets the error.
-			h.status("readdirplus", err)
+			h.status(opReadDirPlus, err)
 			return true
 		}
-		h.fillEntry(n, &a, entry)
+		h.fillEntry(id, &a, entry)
 		return true
 	}
-	return h.list("readdirplus", dir, in.Offset, add)
+	return h.list(opReadDirPlus, dir, in.Offset, add)
 }
 
 // list gives add the entries after the position pos, in order, until it says that there is no more room.
@@ -96,10 +102,17 @@ func (h *handler) list(op string, dir *cow.Node, pos uint64, add func(*cow.DirEn
 		clear((*buf)[:cap(*buf)]) // the names
 		h.dirents.Put(buf)
 	}()
-	if pos <= posDotDot {
+	start := pos <= posDotDot
+	if start {
 		pos = 0
 	}
-	first := true
+	var subs []string
+	ahead, first := false, true
+	defer func() {
+		if ahead {
+			h.u.Listed(dir, subs, start, op == opReadDirPlus)
+		}
+	}()
 	for {
 		ents, err := h.u.ReadDir(dir, pos, (*buf)[:0])
 		if err != nil {
@@ -108,9 +121,16 @@ func (h *handler) list(op string, dir *cow.Node, pos uint64, add func(*cow.DirEn
 			}
 			return fuse.OK // the kernel asks for the rest, and gets the error then
 		}
+		if first {
+			ahead = h.u.ReadsAhead(dir)
+		}
 		for i := range ents {
-			if !add(&ents[i]) {
+			e := &ents[i]
+			if !add(e) {
 				return fuse.OK
+			}
+			if ahead && e.Type == unix.S_IFDIR {
+				subs = append(subs, e.Name)
 			}
 		}
 		if len(ents) == 0 {

@@ -14,7 +14,7 @@ func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 	}
 	a := h.attr()
 	defer h.done(a)
-	n, err := h.u.Lookup(dir, name, a)
+	id, err := h.u.LookupID(dir, name, a)
 	if err != nil {
 		st := h.status("lookup", err)
 		if st == fuse.ENOENT && h.entryLife != (lifetime{}) {
@@ -23,7 +23,7 @@ func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 		}
 		return st
 	}
-	h.fillEntry(n, a, out)
+	h.fillEntry(id, a, out)
 	return fuse.OK
 }
 
@@ -34,16 +34,14 @@ func (h *handler) Forget(nodeid, nlookup uint64) {
 		h.forgetFormer(nodeid, nlookup)
 		return
 	}
-	if n := h.node(nodeid); n != nil {
-		h.u.Forget(n, nlookup)
-	}
+	h.u.ForgetID(nodeid, nlookup)
 }
 
 // fillEntry answers with a node that the caller holds a reference of, which thereby becomes the kernel's.
-func (h *handler) fillEntry(n *cow.Node, a *cow.Attr, out *fuse.EntryOut) {
-	out.NodeId = n.ID()
+func (h *handler) fillEntry(id uint64, a *cow.Attr, out *fuse.EntryOut) {
+	out.NodeId = id
 	if h.former != nil {
-		h.former.hand(n.ID())
+		h.former.hand(id)
 	}
 	out.EntryValid, out.EntryValidNsec = h.entryLife.sec, h.entryLife.nsec
 	out.AttrValid, out.AttrValidNsec = h.attrLife.sec, h.attrLife.nsec

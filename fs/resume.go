@@ -204,8 +204,8 @@ func (h *handler) node(id uint64) *cow.Node {
 // forgetFormer is Forget after a takeover.
 func (h *handler) forgetFormer(id, count uint64) {
 	mine := h.former.takeBack(id, count)
-	if n := h.u.Node(id); n != nil && mine > 0 {
-		h.u.Forget(n, mine)
+	if mine > 0 {
+		h.u.ForgetID(id, mine)
 	}
 	h.u.Unpark(id)
 }

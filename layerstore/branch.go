@@ -32,7 +32,7 @@ type indexDir struct {
 
 var (
 	_ cow.Branch = (*indexBranch)(nil)
-	_ cow.Dir    = (*indexDir)(nil)
+	_ cow.RefDir = (*indexDir)(nil)
 )
 
 // newIndexBranch makes a branch of an open index, which it closes even if it fails. layers is the directory that has the
@@ -201,6 +201,22 @@ func (d *indexDir) Sub(e cow.Entry) (cow.Dir, error) {
 		return nil, err
 	}
 	return sub, nil
+}
+
+// Entry implements [cow.RefDir].
+func (d *indexDir) Entry(ref uint64) (cow.Entry, error) {
+	if ref > math.MaxUint32 {
+		return cow.Entry{}, unix.ESTALE
+	}
+	var r record
+	if err := d.b.ix.child(d.no, uint32(ref), &r); err != nil {
+		return cow.Entry{}, err
+	}
+	name, err := d.b.ix.checkedName(&r)
+	if err != nil {
+		return cow.Entry{}, err
+	}
+	return entryOf(uint32(ref), &r, string(name)), nil
 }
 
 // entryRecord reads the record of an entry.
