@@ -123,17 +123,21 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	f.owner = u.owners.created(f.owner)
 	group := f.owner.GID
 	var st unix.Stat_t
-	if err := statAt(v.place.dir, "", &st); err != nil {
-		return nil, err
-	}
-	var parent Attr
-	if err := u.fill(&parent, &st, v.place.dir, ""); err != nil {
-		return nil, err
-	}
-	if parent.Mode&unix.S_ISGID != 0 {
-		group = parent.GID
-		if isDir {
-			f.mode |= unix.S_ISGID
+	if !dir.noSetgid.Load() {
+		if err := statAt(v.place.dir, "", &st); err != nil {
+			return nil, err
+		}
+		var parent Attr
+		if err := u.fill(&parent, &st, v.place.dir, ""); err != nil {
+			return nil, err
+		}
+		setgid := parent.Mode&unix.S_ISGID != 0
+		dir.noSetgid.Store(!setgid)
+		if setgid {
+			group = parent.GID
+			if isDir {
+				f.mode |= unix.S_ISGID
+			}
 		}
 	}
 	fd, err := u.makeAt(at, as, f, group, &st)
@@ -161,6 +165,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 		if isDir {
 			n.dir = &directory{loaded: true}
 		}
+		n.noXattrs.Store(dir.noDefaultACL.Load())
 		return n
 	})
 	if fd >= 0 {

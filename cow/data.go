@@ -212,13 +212,17 @@ func pwriteAll(fd int, p []byte, off int64) (int, error) {
 	return total, nil
 }
 
-// Fallocate is fallocate(2), with its modes.
-func (u *Union) Fallocate(n *Node, mode uint32, off, length int64) error {
+// Fallocate is fallocate(2), with its modes. With keepTime the modification time stays as it is; see writeback.go.
+func (u *Union) Fallocate(n *Node, mode uint32, off, length int64, keepTime bool) error {
 	f, err := u.WriteFD(n)
 	if err != nil {
 		return err
 	}
 	defer f.Release()
+	return u.keepingTime(n, &f, keepTime, func() error { return fallocate(&f, mode, off, length) })
+}
+
+func fallocate(f *File, mode uint32, off, length int64) error {
 	do := func() error { return unix.Fallocate(f.FD, mode, off, length) }
 	switch {
 	case f.part == nil || mode&^unix.FALLOC_FL_KEEP_SIZE == 0:
@@ -262,8 +266,8 @@ func (u *Union) SeekData(n *Node, off int64, whence int) (int64, error) {
 }
 
 // CopyRange is copy_file_range(2) of at most length bytes between two files of the union, as far as the host does it without
-// the data passing through this process; EXDEV or EOPNOTSUPP otherwise.
-func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff, length int64) (int64, error) {
+// the data passing through this process; EXDEV or EOPNOTSUPP otherwise. With keepTime the modification time stays as it is.
+func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff, length int64, keepTime bool) (int64, error) {
 	to, err := u.WriteFD(dst)
 	if err != nil {
 		return 0, err
@@ -282,9 +286,19 @@ func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff, length int
 	}
 	length = min(length, from.Size-srcOff, math.MaxInt32&^4095)
 	srcOff += from.Off
-	m, err := unix.CopyFileRange(from.FD, &srcOff, to.FD, &dstOff, int(length), 0)
+	if keepTime {
+		length = min(length, copyStep)
+	}
+	m := 0
+	err = u.keepingTime(dst, &to, keepTime, func() (err error) {
+		m, err = unix.CopyFileRange(from.FD, &srcOff, to.FD, &dstOff, int(length), 0)
+		return err
+	})
 	return int64(m), err
 }
+
+// copyStep is the most bytes that are copied while others wait for the file's attributes.
+const copyStep = 16 << 20
 
 // Fsync makes a file's data, and unless dataOnly its metadata, durable; of a directory, its names.
 func (u *Union) Fsync(n *Node, dataOnly bool) error {

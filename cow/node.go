@@ -3,6 +3,7 @@ package cow
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,12 @@ type Node struct {
 	anchored bool
 	dir      *directory
 	part     *partial // set while not all of its data is copied up, and for a while after
+
+	// What is known not to be, so that the host isn't asked for every file that is made. Set with mu held at least shared,
+	// cleared with it held.
+	noDefaultACL atomic.Bool // a directory has no default ACL
+	noSetgid     atomic.Bool // a directory of the upper branch has no setgid bit
+	noXattrs     atomic.Bool // a file has been given no xattr since it was made, by us or a default ACL
 
 	fdMu sync.Mutex
 	fd   *descriptor // guarded by fdMu: for a directory that is in the upper branch, it (O_PATH); for a regular file its data
@@ -99,6 +106,40 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 	}
 }
 
+// known returns the node of an upper name that is no directory's, with one more reference, if somebody holds it already; else nil.
+// The caller holds tree and the directory's mu.
+func (u *Union) known(dir *Node, f *found) *Node {
+	if f.upper == nil || f.upper.id == 0 || f.upper.kind == unix.S_IFDIR {
+		return nil
+	}
+	s := u.shard(f.upper.id)
+	s.mu.Lock()
+	n := s.nodes[f.upper.id]
+	if n == nil || n.isDir() {
+		s.mu.Unlock()
+		return nil
+	}
+	n.refs++
+	s.mu.Unlock()
+	n.mu.RLock()
+	is := n.inUpper && n.hasLink(link{parent: dir, name: f.name})
+	n.mu.RUnlock()
+	if !is {
+		u.Forget(n, 1)
+		return nil
+	}
+	return n
+}
+
+// want is resolve for who needs no attributes.
+func (u *Union) want(dir *Node, f *found) (*Node, error) {
+	if n := u.known(dir, f); n != nil {
+		return n, nil
+	}
+	var a Attr
+	return u.resolve(dir, f, &a)
+}
+
 func (u *Union) ref(n *Node) {
 	s := u.shard(n.id)
 	s.mu.Lock()
@@ -116,15 +157,15 @@ func (u *Union) Forget(n *Node, count uint64) {
 			s.mu.Unlock()
 			return
 		}
+		if n.parked && u.former != nil {
+			u.former.keep(n) // before anybody can make another node of it
+		}
 		if s.nodes[n.id] == n {
 			delete(s.nodes, n.id)
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
-		switch {
-		case n.parked && u.former != nil:
-			u.former.keep(n)
-		case n.parked:
+		if n.parked && u.former == nil {
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
 				u.dropPartial(n.part)

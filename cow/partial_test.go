@@ -108,7 +108,7 @@ func TestPartialCopyUp(t *testing.T) {
 					}
 				case 2:
 					off, n := rng.IntN(size), rng.IntN(3*partialBlock)
-					must(t, f.u.Fallocate(f.n, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n+1)))
+					must(t, f.u.Fallocate(f.n, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n+1), false))
 					clear(f.want[off:min(size, off+n+1)])
 				case 3:
 					var a Attr

@@ -31,8 +31,7 @@ func (u *Union) remove(dir *Node, name string, wantDir bool) error {
 	if err != nil {
 		return err
 	}
-	var a Attr
-	n, err := u.resolve(dir, &f, &a)
+	n, err := u.want(dir, &f)
 	if err != nil {
 		return err
 	}

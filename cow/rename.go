@@ -42,8 +42,10 @@ func (u *Union) Rename(from *Node, oldName string, to *Node, newName string, fla
 
 // copyUpName copies up the file that a name means.
 func (u *Union) copyUpName(dir *Node, name string) error {
-	var a Attr
-	n, err := u.Lookup(dir, name, &a)
+	if err := checkName(name); err != nil {
+		return err
+	}
+	n, err := u.named(dir, name)
 	if err != nil {
 		return err
 	}
@@ -57,6 +59,25 @@ func (u *Union) copyUpName(dir *Node, name string) error {
 		return err
 	}
 	return u.load(n)
+}
+
+// named is Lookup for who needs no attributes.
+func (u *Union) named(dir *Node, name string) (*Node, error) {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	if dir.isRemoved() {
+		return nil, unix.ENOENT
+	}
+	if err := u.load(dir); err != nil {
+		return nil, err
+	}
+	dir.mu.RLock()
+	defer dir.mu.RUnlock()
+	f, err := u.find(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return u.want(dir, &f)
 }
 
 // move is a rename under way.
@@ -96,8 +117,7 @@ func (u *Union) rename(from *Node, oldName string, to *Node, newName string, fla
 	case !exists && exchange:
 		return false, unix.ENOENT
 	}
-	var a Attr
-	if m.n, err = u.resolve(from, &m.oldFound, &a); err != nil {
+	if m.n, err = u.want(from, &m.oldFound); err != nil {
 		return false, err
 	}
 	defer u.Forget(m.n, 1)
@@ -105,7 +125,7 @@ func (u *Union) rename(from *Node, oldName string, to *Node, newName string, fla
 		return true, nil
 	}
 	if exists {
-		if m.target, err = u.resolve(to, &m.newFound, &a); err != nil {
+		if m.target, err = u.want(to, &m.newFound); err != nil {
 			return false, err
 		}
 		defer u.Forget(m.target, 1)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,8 @@ type spot struct {
 // startResume learns what the killed union left: files without a name that somebody may still hold, and copies under way.
 func (u *Union) startResume() error {
 	u.former = &former{kept: map[uint64]bool{}}
+	// The union before may have given such IDs out; those of this one must be others.
+	u.spare.Store(uint64(time.Now().UnixNano()) & (1<<61 - 1))
 	if u.upper == nil {
 		return nil
 	}
@@ -75,29 +78,44 @@ func (u *Union) stopResume() {
 	}
 }
 
-// Locate finds a file that the union before this one had given the ID; ESTALE if there is none. If it had to be looked for, fresh is
-// true and the node has one more reference, which is the caller's.
+// Locate finds a file that the union before this one had given the ID, and takes a reference to it; ESTALE if there is none.
 //
-// It takes as long as listing the tree up to the file does, and remembers what it saw.
-func (u *Union) Locate(id uint64) (n *Node, fresh bool, err error) {
+// What has no node yet it looks for, which takes as long as listing the tree up to the file does; it remembers what it saw.
+func (u *Union) Locate(id uint64) (*Node, error) {
+	if n := u.hold(id); n != nil {
+		return n, nil
+	}
 	f := u.former
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n := u.Node(id); n != nil {
-		return n, false, nil
+	if n := u.hold(id); n != nil {
+		return n, nil
 	}
 	if n, err := u.keptNode(id); n != nil || err != nil {
-		return n, true, err
+		return n, err
 	}
 	again := f.dirs != nil // what was seen is of a while ago: if it has no such file, look anew
-	if n, err = f.find(u, id); n == nil && err == nil && again {
+	n, err := f.find(u, id)
+	if n == nil && err == nil && again {
 		f.reset(u)
 		n, err = f.find(u, id)
 	}
 	if n == nil && err == nil {
 		n, err = u.removedNode(id)
 	}
-	return n, true, err
+	return n, err
+}
+
+// hold returns a live node with one more reference; nil if there is none.
+func (u *Union) hold(id uint64) *Node {
+	s := u.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	if n != nil {
+		n.refs++
+	}
+	return n
 }
 
 func (f *former) reset(u *Union) {

@@ -97,6 +97,9 @@ func (u *Union) change(n *Node, do func(place) error) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.noDefaultACL.Store(false)
+	n.noSetgid.Store(false)
+	n.noXattrs.Store(false)
 	p, err := u.at(n)
 	if err != nil {
 		return err

@@ -10,8 +10,19 @@ import (
 // file, and after a newline each that it hides or is merged with.
 const BranchXattr = "user.unionfs.branch"
 
+// capabilityXattr is what the kernel asks for at the first write to a file (security/commoncap.c, cap_inode_need_killpriv).
+const capabilityXattr = "security.capability"
+
 // Getxattr returns the value of an extended attribute; ENODATA if the file has none of that name.
 func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
+	// What the kernel asks of every file that is made.
+	if name == capabilityXattr && n.noXattrs.Load() || name == aclDefaultXattr && n.noDefaultACL.Load() {
+		return nil, unix.ENODATA
+	}
+	return u.getxattr(n, name)
+}
+
+func (u *Union) getxattr(n *Node, name string) ([]byte, error) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
 	n.mu.RLock()
@@ -30,6 +41,9 @@ func (u *Union) Getxattr(n *Node, name string) ([]byte, error) {
 		}
 		defer p.done()
 		v, err := getxattrAt(p.dir, p.name, disk)
+		if name == aclDefaultXattr && noXattr(err) && n.isDir() {
+			n.noDefaultACL.Store(true)
+		}
 		return u.owners.shownXattr(name, v), err
 	}
 	s := n.lowerSource()

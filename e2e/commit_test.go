@@ -39,7 +39,7 @@ func TestCommitRunning(t *testing.T) {
 		importBusybox(t, c)
 		c.must(t, "run", "-d", "--name", "live", "bb:1", "sh", "-c", `
 			head -c 3000000 /dev/urandom > /data; sha256sum /data > /sum; echo 0 > /a; echo 0 > /b; echo > /ready
-			i=0; while :; do i=$((i+1)); echo $i > /a; echo $i > /b; done`)
+			i=0; while :; do i=$((i+1)); echo $i 1<>/a; echo $i 1<>/b; done`) // never empty
 		waitFor(t, func() bool { return c.try(t, "exec", "live", "test", "-e", "/ready").code == 0 })
 		c.must(t, "commit", "live", "live:1")
 		out := c.must(t, "run", "--rm", "live:1", "sh", "-c", `sha256sum -c -s /sum && a=$(cat /a) b=$(cat /b) && test "$b" -ge $((a - 1)) -a "$b" -le "$a" && echo whole $a`)

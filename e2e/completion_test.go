@@ -36,17 +36,19 @@ func TestCompletion(t *testing.T) {
 		"fish": `source ($UNIONFS completion fish | psub); complete -C $argv[1] | string replace -r '\t.*' ''; true`,
 	}
 	for line, want := range map[string][]string{
-		"unionfs sta":               {"start"},
-		"unionfs container p":       {"prune"},
-		"unionfs run --rm bb":       {"bb:1"},
-		"unionfs start w":           {"web"},
-		"unionfs run --hostn":       {"--hostname"},
-		"unionfs run --network n":   {"none"},
-		"unionfs run -v da":         {"data"},
-		"unionfs completion f":      {"fish"},
-		"unionfs import a-":         {"a-file"},
-		"unionfs run bb:1 a-":       {"a-file"},
-		"unionfs bench copyup --si": {"--sizes"},
+		"unionfs star":               {"start"},
+		"unionfs volume inspect d":   {"data"},
+		"unionfs network connect br": {"bridge"},
+		"unionfs container p":        {"prune"},
+		"unionfs run --rm bb":        {"bb:1"},
+		"unionfs start w":            {"web"},
+		"unionfs run --hostn":        {"--hostname"},
+		"unionfs run --network n":    {"none"},
+		"unionfs run -v da":          {"data"},
+		"unionfs completion f":       {"fish"},
+		"unionfs import a-":          {"a-file"},
+		"unionfs run bb:1 a-":        {"a-file"},
+		"unionfs bench copyup --si":  {"--sizes"},
 	} {
 		for shell, script := range shells {
 			arguments := []string{"-c", script, shell, line}

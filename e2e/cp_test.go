@@ -68,6 +68,9 @@ func TestCopy(t *testing.T) {
 				if state == "created" {
 					return
 				}
+				if got := c.script(t, `"$UNIONFS" exec box sh -c 'echo fresh > /etc/fresh' 2>/dev/null || true; "$UNIONFS" export box | tar -tv | grep -e etc/fresh -e data/created | awk '{print $NF}'`); got != "etc/fresh\n" {
+					t.Errorf("export: %q", got)
+				}
 				// Links that want out stay inside.
 				if r := c.try(t, "cp", "-L", "box:/made/abs", "stolen"); r.code == 0 {
 					t.Errorf("a link out of the container: %+v", r)

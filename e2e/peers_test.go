@@ -147,3 +147,28 @@ $UNIONFS diff box:old box:new
 		t.Errorf("mounts are left:\n%s", left)
 	}
 }
+
+// TestPullOnTerminal pulls on a terminal, where there are bars, and without one, where each layer that is done has a line.
+func TestPullOnTerminal(t *testing.T) {
+	registry := testimage.Registry(t)
+	ref := registry + "/team/box:1"
+	testimage.Push(t, testimage.Busybox(t, v1.Config{}), ref)
+	c := newCaller(t, "root")
+	out := c.script(t, `TERM=xterm script -qec "stty rows 30 cols 100; $UNIONFS pull $1" /dev/null </dev/null`, ref)
+	for _, part := range []string{"Total ", "Pull complete", " MB", "\x1b[", "sha256:"} {
+		if !strings.Contains(out, part) {
+			t.Errorf("on a terminal, there is no %q:\n%q", part, out)
+		}
+	}
+	c.must(t, "rmi", ref)
+	r := c.try(t, "pull", ref)
+	if r.code != 0 || strings.Count(r.stderr, ": Pull complete\n") != 2 || strings.Count(r.stderr, "\n") != 2 {
+		t.Errorf("without a terminal: exit code %d\n%s", r.code, r.stderr)
+	}
+	if r := c.try(t, "pull", ref); strings.Count(r.stderr, ": Already exists\n") != 2 {
+		t.Errorf("pulled again: %s", r.stderr)
+	}
+	if r := c.try(t, "pull", "-q", ref); r.stderr != "" || !strings.HasPrefix(r.stdout, "sha256:") {
+		t.Errorf("pull -q: %q %q", r.stderr, r.stdout)
+	}
+}

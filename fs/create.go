@@ -100,47 +100,10 @@ func (h *handler) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *f
 		})
 }
 
-// Create makes a file; there is nothing to open. Its reply says KEEP_CACHE, as the kernel assumes for all other opens.
-func (h *handler) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	st := h.makeFile("create", &in.InHeader, name, unix.S_IFREG|in.Mode&0o7777, in.Umask, &out.EntryOut,
-		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
-			return h.u.Create(dir, name, mode&0o7777, o, a)
-		})
-	if st == fuse.Status(unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
-		return h.openExisting(in, name, out)
-	}
-	return st
-}
-
-// openExisting answers a CREATE without O_EXCL of a name that is there after all: the kernel had kept that it isn't, or
-// sends a request again that a former server had carried out.
-func (h *handler) openExisting(in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := h.node(in.NodeId)
-	if dir == nil {
-		return stale
-	}
-	var a cow.Attr
-	n, err := h.u.Lookup(dir, name, &a)
-	if err != nil {
-		return h.status("create", err)
-	}
-	if a.Mode&unix.S_IFMT != unix.S_IFREG {
-		h.u.Forget(n, 1)
-		return fuse.Status(unix.EEXIST)
-	}
-	if in.Flags&unix.O_TRUNC != 0 {
-		s := cow.SetAttr{Valid: cow.SetSize}
-		if in.OpenFlags&fuse.OPEN_KILL_SUIDGID != 0 {
-			s.Valid |= cow.KillPriv
-		}
-		if err := h.u.Setattr(n, &s, &a); err != nil {
-			h.u.Forget(n, 1)
-			return h.status("create", err)
-		}
-	}
-	h.fillEntry(n, &a, &out.EntryOut)
-	return fuse.OK
+// Create is never asked again after ENOSYS. The kernel then sends MKNOD for a new file too, and since there is no OPEN either
+// it has nothing to RELEASE.
+func (h *handler) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+	return fuse.ENOSYS
 }
 
 // Tmpfile is not offered. The answer is not ENOSYS, so that a later server of the same mount can begin to.

@@ -119,7 +119,11 @@ func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 			return 0, h.status("write", err)
 		}
 	}
-	written, err := h.u.Write(n, int64(in.Offset), data)
+	write := h.u.Write
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		write = h.u.WriteBack
+	}
+	written, err := write(n, int64(in.Offset), data)
 	if err != nil && written <= 0 {
 		return 0, h.status("write", err)
 	}
@@ -142,7 +146,7 @@ func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	if err := h.killPrivOf(&in.InHeader, n); err != nil {
 		return h.status("fallocate", err)
 	}
-	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length)))
+	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length), h.writeback))
 }
 
 func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
@@ -158,7 +162,7 @@ func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (ui
 	}
 	// The reply counts in 32 bits; whole pages, so that the rest is aligned.
 	length := min(in.Len, 1<<31)
-	n, err := h.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(length))
+	n, err := h.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(length), h.writeback)
 	if err != nil && n <= 0 {
 		return 0, h.status("copy_file_range", err)
 	}

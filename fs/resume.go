@@ -144,6 +144,24 @@ type former struct {
 	handed map[uint64]uint64 // by node ID
 }
 
+// has reports whether the kernel has references from this server.
+func (f *former) has(id uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.handed[id] > 0
+}
+
+// adopt counts a reference as the kernel's if that has none from this server.
+func (f *former) adopt(id uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.handed[id] > 0 {
+		return false
+	}
+	f.handed[id] = 1
+	return true
+}
+
 func (f *former) hand(id uint64) {
 	f.mu.Lock()
 	f.handed[id]++
@@ -164,18 +182,21 @@ func (f *former) takeBack(id, count uint64) uint64 {
 }
 
 // node finds the node of a request, also one that only a former server has looked up; nil if there is no such file.
+//
+// The kernel has references of it, perhaps from former servers only. One of them is made one of this server's then, or the node
+// could go, and another be made of the same file, while the request is carried out.
 func (h *handler) node(id uint64) *cow.Node {
-	n := h.u.Node(id)
-	if n != nil || h.former == nil {
-		return n
+	f := h.former
+	if f == nil || id == fuse.FUSE_ROOT_ID || f.has(id) {
+		return h.u.Node(id)
 	}
-	n, fresh, err := h.u.Locate(id)
+	n, err := h.u.Locate(id)
 	if err != nil {
 		h.status("finding a file again", err)
 		return nil
 	}
-	if fresh {
-		h.former.hand(id)
+	if !f.adopt(id) {
+		h.u.Forget(n, 1) // another request was faster
 	}
 	return n
 }

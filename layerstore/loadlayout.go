@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"regexp"
 	"runtime"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
@@ -168,11 +169,12 @@ func dockerTags(b bundle) (map[digest.Digest][]string, error) {
 func looksLikeObject(raw []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) }
 
 // bareTag is a tag by itself, as umoci names its images, and with which a repository goes.
-var bareTag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+// It is compiled when it is first asked for: a program starts without it.
+var bareTag = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`) })
 
 // bundledName reads the name of an image in a bundle, to which base is the repository if it is only a tag.
 func bundledName(n, base string) (name.Reference, error) {
-	if base != "" && bareTag.MatchString(n) {
+	if base != "" && bareTag().MatchString(n) {
 		repo, err := parseName(base)
 		if err != nil {
 			return nil, err

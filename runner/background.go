@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -99,11 +100,15 @@ func supervisorCommand(args []string, theirs *os.File, mode string) *exec.Cmd {
 
 // streams are the command's standard streams in the background, held by the supervisor.
 type streams struct {
-	log     *logFile
-	command []*os.File // the command's ends: standard input, output and error
-	ours    []*os.File // the ends that are read
-	input   *os.File   // kept open so that the command waits for input; may be nil
-	copying sync.WaitGroup
+	log      *logFile
+	audience audience
+	command  []*os.File // the command's ends: standard input, output and error
+	ours     []*os.File // the ends that are read
+	input    *os.File   // kept open so that the command waits for input; may be nil
+	copying  sync.WaitGroup
+
+	mu     sync.Mutex
+	master *os.File // of the command's terminal, if it has one
 }
 
 // newStreams opens the container's log and makes pipes to it. With a terminal there are none: see takeTerminal.
@@ -150,14 +155,17 @@ func (s *streams) started() {
 	s.closeCommand()
 	for i, r := range s.ours {
 		name := []string{"stdout", "stderr"}[i]
-		s.copying.Go(func() { s.log.copy(name, r) })
+		s.copying.Go(func() { s.log.copy(name, io.TeeReader(r, s.audience.writer(i))) })
 	}
 }
 
-// takeTerminal copies what the command writes to its terminal. Nobody is there to type.
+// takeTerminal copies what the command writes to its terminal. Who is attached types.
 func (s *streams) takeTerminal(master *os.File) {
+	s.mu.Lock()
+	s.master = master
+	s.mu.Unlock()
 	s.ours = append(s.ours, master)
-	s.copying.Go(func() { s.log.copy("stdout", master) })
+	s.copying.Go(func() { s.log.copy("stdout", io.TeeReader(master, s.audience.writer(0))) })
 }
 
 func (s *streams) closeCommand() {

@@ -43,6 +43,9 @@ type hierarchy struct {
 // newCgroups makes the cgroups of a container and writes its limits; nil if it has none. The caller holds the container's
 // lock, and must call remove.
 func newCgroups(c *Container) (*cgroups, error) {
+	if c.Spec.Annotations[AnnotationRuntime] != "" {
+		return nil, nil // that runtime does it
+	}
 	resources := c.Spec.Linux.Resources
 	if limits, err := limitsOf(resources, false); err != nil || len(limits) == 0 {
 		return nil, err
@@ -281,12 +284,16 @@ func (l *leaf) inheritCpuset() error {
 
 func (l limit) write(dir string) error {
 	for _, name := range l.files {
-		err := writeCgroupFile(filepath.Join(dir, name), l.value)
+		value := l.value
+		if v, ok := l.values[name]; ok {
+			value = v
+		}
+		err := writeCgroupFile(filepath.Join(dir, name), value)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("the kernel refuses %s in %s: %w", l.value, name, err)
+			return fmt.Errorf("the kernel refuses %s in %s: %w", value, name, err)
 		}
 		return nil
 	}

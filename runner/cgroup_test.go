@@ -39,6 +39,9 @@ func TestLimitsOf(t *testing.T) {
 		{&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer[int64](1 << 20), Swap: pointer[int64](-1)}},
 			[]string{"memory.limit_in_bytes 1048576", "memory.memsw.limit_in_bytes -1"}, []string{"memory.max 1048576", "memory.swap.max max"}},
 		{&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: pointer[int64](-1)}}, nil, nil},
+		{&specs.LinuxResources{Memory: &specs.LinuxMemory{Reservation: pointer[int64](5)}, HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 7}}, BlockIO: throttled(8, 16)},
+			[]string{"blkio.throttle.read_bps_device 8:16 1000", "blkio.throttle.write_iops_device 8:16 20", "hugetlb.2MB.limit_in_bytes 7", "memory.soft_limit_in_bytes 5"},
+			[]string{"io.max 8:16 rbps=1000", "io.max 8:16 wiops=20", "hugetlb.2MB.max 7", "memory.low 5"}},
 	} {
 		for unified, want := range map[bool][]string{false: c.v1, true: c.v2} {
 			limits, err := limitsOf(c.resources, unified)
@@ -62,6 +65,52 @@ func TestLimitsOf(t *testing.T) {
 			t.Errorf("no error for %+v", bad)
 		}
 	}
+}
+
+// throttled limits the rates of a device.
+func throttled(major, minor int64) *specs.LinuxBlockIO {
+	device := func(rate uint64) []specs.LinuxThrottleDevice {
+		d := specs.LinuxThrottleDevice{Rate: rate}
+		d.Major, d.Minor = major, minor
+		return []specs.LinuxThrottleDevice{d}
+	}
+	return &specs.LinuxBlockIO{ThrottleReadBpsDevice: device(1000), ThrottleWriteIOPSDevice: device(20)}
+}
+
+// TestOtherLimits looks for limits in the kernel's files that can't be exceeded in a test: where this host has version 1, also
+// one that is in the unified hierarchy beside it.
+func TestOtherLimits(t *testing.T) {
+	inWorlds(t, worlds()[:1], func(t *testing.T, w *ward) {
+		var disk unix.Stat_t
+		must(t, unix.Stat("/", &disk))
+		if unix.Major(disk.Dev) == 0 {
+			t.Fatal("the root is on no disk that could be throttled")
+		}
+		r := w.shell("sleep 1000")
+		r.Spec.Linux.Resources = &specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Reservation: pointer[int64](1 << 20)}, HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}},
+			BlockIO: throttled(int64(unix.Major(disk.Dev)), int64(unix.Minor(disk.Dev))),
+		}
+		d := w.detach(r)
+		found := map[string]string{}
+		for _, dir := range cgroupsLeft(t, w) {
+			for _, name := range []string{"memory.soft_limit_in_bytes", "memory.low", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max", "blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device", "io.max"} {
+				if data, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+					kind, _, _ := strings.Cut(name, ".")
+					found[kind] += strings.TrimSpace(string(data)) + ";"
+				}
+			}
+		}
+		number := fmt.Sprintf("%d:%d", unix.Major(disk.Dev), unix.Minor(disk.Dev))
+		blocks := map[string]string{"blkio": number + " 1000;" + number + " 20;", "io": number + " rbps=1000 wbps=max riops=max wiops=20;"}
+		if found["memory"] != "1048576;" || found["hugetlb"] != "4194304;" || found["blkio"] != blocks["blkio"] && found["io"] != blocks["io"] {
+			t.Errorf("limits in the kernel's files: %q", found)
+		}
+		must(t, d.container.Kill(20e9))
+		if left := cgroupsLeft(t, w); len(left) > 0 {
+			t.Errorf("cgroups are left: %q", left)
+		}
+	})
 }
 
 func TestHierarchies(t *testing.T) {

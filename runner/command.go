@@ -96,7 +96,10 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 		AmbientCaps: capabilityList(masks.ambient),
 	}
 	if !p.cfg.Fixed {
-		sys.Credential = &syscall.Credential{Uid: who.UID, Gid: who.GID, Groups: who.AdditionalGids}
+		sys.Credential = &syscall.Credential{
+			Uid: who.UID, Gid: who.GID, Groups: who.AdditionalGids,
+			NoSetGroups: p.cfg.Spec.Annotations[AnnotationGroups] == KeepGroups,
+		}
 	}
 	done := make(chan struct{})
 	go func() {

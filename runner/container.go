@@ -18,8 +18,14 @@ const (
 	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
 	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
 	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
+	AnnotationIPC        = "io.unionfs.ipc"         // the ID of the container whose IPC namespace is shared, with /dev/shm and /dev/mqueue
+	AnnotationUTS        = "io.unionfs.uts"         // the ID of the container whose names are shared
 	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
 )
+
+// KeepGroups is, in the place of groups, that the command keeps those of the caller. Groups that have no ID in the container
+// show as 65534 there, and count all the same.
+const KeepGroups = "keep-groups"
 
 // Container is one container of a [State]. Its fields are what was read when it was created or looked up and don't
 // change; [Container.Status] tells how it is doing now.
@@ -59,6 +65,8 @@ const (
 	StateCreated = "created" // never started, or starting
 	StateRunning = "running"
 	StateExited  = "exited"
+
+	StateRestarting = "restarting" // between two runs, by its restart policy
 )
 
 const statusVersion = 1
@@ -91,6 +99,15 @@ type Status struct {
 	// Paused says that the container's processes are held where they are; the state is StateRunning.
 	Paused bool `json:"paused,omitempty"`
 
+	// Stopped says that somebody asked for the end of its last run.
+	Stopped bool `json:"stopped,omitempty"`
+
+	// RestartCount is how often its policy has started it again since it was started.
+	RestartCount int `json:"restartCount,omitempty"`
+
+	// Health is what its checks found; nil if it has none, or doesn't run.
+	Health *HealthStatus `json:"health,omitempty"`
+
 	// OutOfMemory says that the kernel killed a process of the container because of its memory limit.
 	OutOfMemory bool `json:"oomKilled,omitempty"`
 
@@ -111,7 +128,7 @@ func (c *Container) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !held && st.State == StateRunning {
+	if !held && (st.State == StateRunning || st.State == StateRestarting) {
 		// The supervisor may have started, been seen without lock, and finished only now; state.json is then
 		// already exited. Running without a lock means killed.
 		st.State = StateExited

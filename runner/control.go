@@ -139,6 +139,10 @@ func (c *control) serve(fd int) {
 		c.mu.Unlock()
 	case msgNetwork:
 		_ = w.send(message{Kind: msgNetwork, Error: errorText(c.supervisor.updateNetwork())})
+	case msgAttach:
+		if err := c.supervisor.attach(w, fds); err != nil {
+			_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})
+		}
 	case msgFiles:
 		if err := c.supervisor.files(m.Files, fd, fds); err != nil {
 			_ = w.send(message{Kind: msgDone, Error: err.Error()})

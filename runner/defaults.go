@@ -50,7 +50,7 @@ func DefaultSpec() *specs.Spec {
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.CgroupNamespace}, {Type: specs.TimeNamespace},
 			},
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -95,9 +95,9 @@ func checkSpec(spec *specs.Spec) error {
 		if ns.Path != "" {
 			return fmt.Errorf("joining an existing %s namespace (%s) is not supported", ns.Type, ns.Path)
 		}
-		if ns.Type == specs.TimeNamespace {
-			return errors.New("time namespaces are not supported")
-		}
+	}
+	if len(spec.Linux.TimeOffsets) > 0 {
+		return errors.New("other clocks in the time namespace are not supported")
 	}
 	for key := range spec.Linux.Sysctl {
 		if err := checkSysctl(spec, key); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 )
 
 // ExecOptions is another command for a container that runs, and how it is connected to its caller.
@@ -69,11 +70,15 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	if err != nil {
 		return exitOurs, fmt.Errorf("container %s is not running", c.Name)
 	}
+	c.note("exec_start: " + strings.Join(o.Args, " "))
 	go r.passOn(signals)
 	stop := context.AfterFunc(ctx, w.shut)
 	defer stop()
 	end, err := r.follow()
 	r.relay.Load().finish()
+	if !o.Detach {
+		c.note("exec_die", "exitCode", exitCodeText(end.Code))
+	}
 	switch {
 	case ctx.Err() != nil:
 		return exitUnknown, ctx.Err()

@@ -152,9 +152,7 @@ func TestExecDetached(t *testing.T) {
 			}
 			eventually(t, "it runs", func() bool { return os.Remove(filepath.Join(w.root, "tmp/began")) == nil })
 		}
-		if n := d.inner(); n != 7 {
-			t.Errorf("%d processes, want 7", n)
-		}
+		eventually(t, "there are 7 processes", func() bool { return d.inner() == 7 })
 		if res := d.exec("", func(o *ExecOptions) { o.Args, o.Detach = []string{"nosuch"}, true }); res.code != 127 {
 			t.Errorf("%+v", res)
 		}

@@ -52,6 +52,7 @@ const (
 	filesStat  = "stat"
 	filesRead  = "read"
 	filesWrite = "write"
+	filesSync  = "sync"
 )
 
 // OpenFiles gives access to the container's files. The caller must call Close.
@@ -118,22 +119,7 @@ func (f *Files) Stat(path string, follow bool) (FileInfo, error) {
 // Read writes a file or directory of the container as a tar, whose names begin with name; see archive.Pack. With follow, a link at
 // the path's end is followed.
 func (f *Files) Read(path string, follow bool, name string, w io.Writer) error {
-	r, theirs, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(w, r)
-		r.Close() // the other end hears of it
-		copied <- err
-	}()
-	_, err = f.ask(filesRequest{Op: filesRead, Path: path, Follow: follow, Name: name}, theirs)
-	if cerr := <-copied; cerr != nil {
-		return cerr
-	}
-	return err
+	return f.receive(message{Kind: msgFiles, Files: &filesRequest{Op: filesRead, Path: path, Follow: follow, Name: name}}, w)
 }
 
 // Write unpacks a tar into a directory of the container, over what is there, with the owners that it says.
@@ -155,8 +141,39 @@ func (f *Files) Write(dir string, r io.Reader) error {
 	return err
 }
 
-// ask has one request done, with our end of its stream, which is closed.
+// SyncRoot has the kernel write all that it keeps back of a running container's root.
+func (c *Container) SyncRoot() error {
+	f := &Files{container: c}
+	_, err := f.ask(filesRequest{Op: filesSync, Path: "/"}, nil)
+	return err
+}
+
+// receive sends a request with one end of a pipe, and writes what comes out of the other to w.
+func (f *Files) receive(m message, w io.Writer) error {
+	r, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(w, r)
+		r.Close() // the other end hears of it
+		copied <- err
+	}()
+	_, err = f.send(m, theirs)
+	if cerr := <-copied; cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// ask has one request done, with the other end of its stream, which is closed.
 func (f *Files) ask(request filesRequest, stream *os.File) (message, error) {
+	return f.send(message{Kind: msgFiles, Files: &request}, stream)
+}
+
+func (f *Files) send(request message, stream *os.File) (message, error) {
 	var fds []int
 	if stream != nil {
 		defer stream.Close()
@@ -170,7 +187,7 @@ func (f *Files) ask(request filesRequest, stream *os.File) (message, error) {
 		return message{}, err
 	}
 	defer w.close()
-	if err := w.send(message{Kind: msgFiles, Files: &request}, fds...); err != nil {
+	if err := w.send(request, fds...); err != nil {
 		return message{}, fmt.Errorf("container %s has ended meanwhile", f.container.Name)
 	}
 	if stream != nil {

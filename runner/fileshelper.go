@@ -123,6 +123,9 @@ func doFiles(args []string) (*FileInfo, error) {
 		return nil, fmt.Errorf("opening the container's root: %w", err)
 	}
 	defer unix.Close(root)
+	if request.Op == filesSync {
+		return nil, syncRoot(root)
+	}
 	found, err := resolveLast(root, request.Path, request.Follow)
 	if err != nil {
 		return nil, err
@@ -157,6 +160,15 @@ func doFiles(args []string) (*FileInfo, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("there is no request %q", request.Op)
+}
+
+func syncRoot(root int) error {
+	fd, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
 }
 
 // located is what resolveLast found.

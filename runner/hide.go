@@ -142,16 +142,19 @@ func (r *rootfs) mask(p string, target int, st *unix.Stat_t, empty int) error {
 	if dir {
 		source = empty
 	}
-	mnt, err := cloneTree(source, "", false)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
 	var cover unix.Stat_t
-	if err := unix.Fstat(mnt, &cover); err != nil {
+	if err := unix.Fstat(source, &cover); err != nil {
 		return err
 	}
-	if err := attach(mnt, target); err != nil {
+	mnt, err := cloneTree(source, "", false)
+	if err == nil {
+		err = attach(mnt, target)
+		unix.Close(mnt)
+	} else if errors.Is(err, unix.EINVAL) {
+		// Before Linux 6.15, a mount that is attached nowhere can't be cloned: this place is its own.
+		err = attach(source, target)
+	}
+	if err != nil {
 		return err
 	}
 	seen, sst, err := r.openForHiding(p)

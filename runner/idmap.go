@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // subordinate returns the user's ranges in /etc/subuid and /etc/subgid (subuid(5)), by name or number. None is no error;
@@ -56,6 +57,39 @@ func namespaceMap(own int, ranges []user.SubID) []syscall.SysProcIDMap {
 		next += r.Count
 	}
 	return m
+}
+
+// KeepID gives the calling user their own IDs in the container, whose other IDs are the subordinate ones: in maps of three pieces,
+// as podman's. It is for users who have such IDs ([HasSubordinateIDs]).
+func KeepID(spec *specs.Spec) error {
+	uids, gids, err := subordinate()
+	if err != nil {
+		return err
+	}
+	if spec.Linux.UIDMappings, err = keepMap("user", os.Getuid(), uids); err != nil {
+		return err
+	}
+	spec.Linux.GIDMappings, err = keepMap("group", os.Getgid(), gids)
+	return err
+}
+
+// keepMap maps own to what is 0 in S, and the others in their order to the rest.
+func keepMap(what string, own int, ranges []user.SubID) ([]specs.LinuxIDMapping, error) {
+	total := int64(0)
+	for _, e := range namespaceMap(own, ranges) {
+		total += int64(e.Size)
+	}
+	if int64(own) >= total {
+		return nil, fmt.Errorf("keeping the %s ID %d needs as many subordinate ones as come before it, and there are %d: give a larger range in /etc/sub%cid", what, own, total-1, what[0])
+	}
+	m := []specs.LinuxIDMapping{{ContainerID: uint32(own), HostID: 0, Size: 1}}
+	if own > 0 {
+		m = append(m, specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: uint32(own)})
+	}
+	if after := total - int64(own) - 1; after > 0 {
+		m = append(m, specs.LinuxIDMapping{ContainerID: uint32(own) + 1, HostID: uint32(own) + 1, Size: uint32(after)})
+	}
+	return m, nil
 }
 
 // mapArguments gives a map in the order in which newuidmap(1) takes it.

@@ -22,6 +22,7 @@ const argvInit = "unionfs-init"
 const (
 	initWireFD   = 3
 	initConfigFD = 4
+	initSharedFD = 5 // and on; see initConfig.Shared
 )
 
 // initConfig is what P2 is told, in a memory file.
@@ -42,6 +43,10 @@ type initConfig struct {
 	// Hold says that no command is to be started.
 	Hold bool `json:"hold,omitempty"`
 
+	// Shared are the mounts that another container shares with this one: their destinations, for descriptors from
+	// initSharedFD on.
+	Shared []string `json:"shared,omitempty"`
+
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 
@@ -54,16 +59,19 @@ type initConfig struct {
 
 // initProcess is P1's view of P2.
 type initProcess struct {
-	cmd    *exec.Cmd
-	wire   *wire
-	theirs *os.File // P2's end of the wire
-	config *os.File // the memory file
-	exe    *os.File // the program, see protectedProgram
+	cmd     *exec.Cmd
+	wire    *wire
+	theirs  *os.File   // P2's end of the wire
+	config  *os.File   // the memory file
+	exe     *os.File   // the program, see protectedProgram
+	shared  *shared    // what other containers share with this one
+	other   *byRuntime // what stands in for P2 where another runtime makes the container; cmd, config and exe are nil then
+	ownTime bool       // it gets a time namespace
 }
 
 // newInitProcess prepares P2, without starting it.
 func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
-	p := &initProcess{}
+	p := &initProcess{shared: &shared{}}
 	if err := p.prepare(c, h, hold); err != nil {
 		p.close()
 		return nil, err
@@ -75,6 +83,10 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
+	if c.Spec.Annotations[AnnotationRuntime] != "" && !hold {
+		p.other, err = newByRuntime(c, p.theirs)
+		return err
+	}
 	if p.exe, err = protectedProgram(); err != nil {
 		return err
 	}
@@ -82,6 +94,15 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if hold {
 		cfg.holdOnly()
 	}
+	if !hold {
+		shared, err := openShared(c)
+		if err != nil {
+			return err
+		}
+		p.shared = shared
+		cfg.Shared = p.shared.destinations
+	}
+	p.ownTime = hasNewNamespace(c.Spec, specs.TimeNamespace)
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}
@@ -89,7 +110,7 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if h.SetOwner != nil && h.MakeDevice != nil {
+	if h.SetOwner != nil && h.MakeDevice != nil && !hold {
 		if err := cfg.compileOwnership(c, attr); err != nil {
 			return err
 		}
@@ -109,7 +130,7 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 		Stdin:       os.Stdin,
 		Stdout:      os.Stdout,
 		Stderr:      os.Stderr,
-		ExtraFiles:  []*os.File{p.theirs, p.config},
+		ExtraFiles:  append([]*os.File{p.theirs, p.config}, p.shared.mounts...),
 		SysProcAttr: attr,
 	}
 	return nil
@@ -155,6 +176,8 @@ func (cfg *initConfig) attributes() (*syscall.SysProcAttr, error) {
 	case len(cfg.Spec.Linux.UIDMappings) > 0 || len(cfg.Spec.Linux.GIDMappings) > 0:
 		attr.UidMappings = specMap(cfg.Spec.Linux.UIDMappings)
 		attr.GidMappings = specMap(cfg.Spec.Linux.GIDMappings)
+		// Our own ID may be another than root's in there, and would lose its capabilities with the execution.
+		attr.Credential = &syscall.Credential{NoSetGroups: true}
 	case oneUID || oneGID:
 		// One ID: it is whoever the container's user is, as podman's keep-id. All files of the root then appear to
 		// belong to that user, who is the one that can change them.
@@ -220,9 +243,19 @@ func allCapabilities() []uintptr {
 
 // start starts P2. The calling goroutine must stay on its thread until P2 is gone.
 func (p *initProcess) start() error {
-	if err := p.cmd.Start(); err != nil {
+	if p.other != nil {
+		p.theirs.Close()
+		return p.other.start()
+	}
+	if p.ownTime {
+		// Of the calling thread's children (time_namespaces(7)). Its clocks are the host's: it is for the container to have
+		// one, and can be without on an older kernel.
+		_ = unix.Unshare(unix.CLONE_NEWTIME)
+	}
+	if err := p.shared.within(p.cmd.Start); err != nil {
 		return fmt.Errorf("making the container's namespaces: %w", err)
 	}
+	p.shared.close()
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
 	// either: as long as it is, its flags can be changed through any path to it.
 	p.theirs.Close()
@@ -233,24 +266,56 @@ func (p *initProcess) start() error {
 
 // wait waits for P2, and so for every process of the container.
 func (p *initProcess) wait() syscall.WaitStatus {
+	if p.other != nil {
+		return p.other.wait()
+	}
 	_ = p.cmd.Wait()
 	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
 // abandon ends P2, if it runs, before it has done anything.
 func (p *initProcess) abandon() {
+	if p.other != nil {
+		p.other.wait()
+		return
+	}
 	if p.cmd.Process != nil {
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
 	}
 }
 
-func (p *initProcess) pid() int { return p.cmd.Process.Pid }
+// pid is the container's first process; with another runtime, once its command runs.
+func (p *initProcess) pid() int {
+	if p.other != nil {
+		return int(p.other.pid.Load())
+	}
+	return p.cmd.Process.Pid
+}
+
+// kill kills the container at once.
+func (p *initProcess) kill() {
+	if p.other != nil {
+		p.other.kill()
+		return
+	}
+	_ = unix.Kill(p.pid(), unix.SIGKILL)
+}
+
+// setStreams gives the command other standard streams than ours. Called before start.
+func (p *initProcess) setStreams(files []*os.File) error {
+	if p.other != nil {
+		return p.other.setStreams(files)
+	}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = files[0], files[1], files[2]
+	return nil
+}
 
 func (p *initProcess) close() {
 	if p.wire != nil {
 		p.wire.shut()
 	}
+	p.shared.close()
 	for _, f := range []*os.File{p.theirs, p.config, p.exe} {
 		if f != nil {
 			f.Close()

@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -16,7 +20,7 @@ import (
 
 func TestNamespaces(t *testing.T) {
 	inEveryWorld(t, func(t *testing.T, w *ward) {
-		kinds := []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"}
+		kinds := []string{"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"}
 		inside := strings.Split(w.output(w.shell("cd /proc/self/ns && for i in "+strings.Join(kinds, " ")+"; do readlink $i; done")), "\n")
 		for i, kind := range kinds {
 			host, err := os.Readlink("/proc/self/ns/" + kind)
@@ -288,6 +292,104 @@ func TestHostSocketsUnreachable(t *testing.T) {
 		ShareHostNetwork(r.Spec)
 		if got := w.output(r); got != "reached" {
 			t.Errorf("with the host's network, its loopback is %s", got)
+		}
+	})
+}
+
+// TestHostsAbstractSocket tries a socket of the host's that has no place in the file system.
+func TestHostsAbstractSocket(t *testing.T) {
+	ln, err := net.Listen("unix", abstractSocket)
+	must(t, err)
+	defer ln.Close()
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		if got := w.probed(w.probe("abstract socket"))["abstract socket"]; got != "ECONNREFUSED" {
+			t.Errorf("on a private network: %s", got)
+		}
+		r := w.probe("abstract socket")
+		ShareHostNetwork(r.Spec)
+		if got := w.probed(r)["abstract socket"]; got != "allowed" {
+			t.Errorf("on the host's network: %s", got)
+		}
+	})
+}
+
+// TestNothingOfTheCaller starts containers from a process with a umask, groups, variables, keys and a directory of its own,
+// and looks for them inside.
+func TestNothingOfTheCaller(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		// The keyring is a thread's, and goes on to what the thread starts.
+		runtime.LockOSThread() // never unlocked: the thread ends with the test
+		_, err := unix.KeyctlJoinSessionKeyring("caller")
+		must(t, err)
+		_, err = unix.AddKey("user", callersKey, []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING)
+		must(t, err)
+		from := func(r *request) *exec.Cmd {
+			inner := w.cmd(r)
+			exe, err := os.Executable()
+			must(t, err)
+			cmd := exec.Command("sh", append([]string{"-c", `umask 077; exec "$0" "$@"`, exe}, inner.Args[1:]...)...)
+			cmd.SysProcAttr, cmd.Dir = inner.SysProcAttr, "/usr"
+			cmd.Env = append(os.Environ(), "SECRET=of-the-caller")
+			if w.name == "root" {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4242}}}
+			}
+			return cmd
+		}
+		r := w.shell("umask; id -G; pwd; env | grep -c caller; cat /proc/1/environ /proc/*/environ 2>/dev/null | grep -c caller; true")
+		want := "0022\n0\n/\n0\n0\n"
+		if w.name == "single" {
+			// Its groups can't be given up.
+			r.Spec.Process.Args[2] = strings.Replace(r.Spec.Process.Args[2], "id -G", "echo 0", 1)
+		}
+		if res := finish(t, from(r)); res.stdout != want {
+			t.Errorf("inside: %q, want %q; %s", res.stdout, want, res.stderr)
+		}
+		// Without a filter of system calls, so that it is not that which refuses.
+		res := finish(t, from(w.probe("caller's key")))
+		if !strings.Contains(res.stdout, `"caller's key":"ENOKEY"`) {
+			t.Errorf("the caller's key: %s%s", res.stdout, res.stderr)
+		}
+	})
+}
+
+// TestKeepGroups lets the command keep the caller's groups.
+func TestKeepGroups(t *testing.T) {
+	inWorlds(t, worlds()[:1], func(t *testing.T, w *ward) {
+		r := w.shell("id -G; id -u")
+		r.Options.User, r.Options.Groups = "12:34", []string{KeepGroups}
+		cmd := w.cmd(r)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4242, 77}}}
+		if res := finish(t, cmd); res.stdout != "34 77 4242\n12\n" {
+			t.Errorf("groups: %q %s", res.stdout, res.stderr)
+		}
+	})
+}
+
+// TestSharedNamespaces shares the IPC and UTS namespaces of a container with another one.
+func TestSharedNamespaces(t *testing.T) {
+	inWorlds(t, worlds()[:1], func(t *testing.T, w *ward) {
+		first := w.shell("echo of the first > /dev/shm/file; hostname first; touch /tmp/ready; sleep 1000")
+		addCapabilities(first, "CAP_SYS_ADMIN")
+		b := w.start(first)
+		r := w.shell("cat /dev/shm/file; echo of the second > /dev/shm/file; hostname; readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; ls -d /dev/mqueue")
+		ShareContainerNamespace(r.Spec, specs.IPCNamespace, b.container.ID)
+		ShareContainerNamespace(r.Spec, specs.UTSNamespace, b.container.ID)
+		var links []string
+		for _, kind := range []string{"ipc", "uts"} {
+			link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", b.status.InitPID, kind))
+			must(t, err)
+			links = append(links, link)
+		}
+		if got, want := w.output(r), "of the first\nfirst\n"+strings.Join(links, "\n")+"\n/dev/mqueue"; got != want {
+			t.Errorf("the second sees %q, want %q", got, want)
+		}
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/dev/shm/file", b.status.InitPID))
+		if err != nil || string(data) != "of the second\n" {
+			t.Errorf("the first sees %q, %v", data, err)
+		}
+		must(t, b.container.Kill(20*time.Second))
+		if res := w.run(r); res.code != 125 || !strings.Contains(res.stderr, "not running") {
+			t.Errorf("with a container that has ended: %+v", res)
 		}
 	})
 }

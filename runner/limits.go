@@ -14,6 +14,9 @@ type limit struct {
 	files      []string
 	value      string
 
+	// values has those of the files whose scale is another.
+	values map[string]string
+
 	// optional says that it may be left out where the kernel has none of the files.
 	optional bool
 }
@@ -28,8 +31,8 @@ func limitsOf(r *specs.LinuxResources, unified bool) ([]limit, error) {
 	if r == nil {
 		return nil, nil
 	}
-	if len(r.HugepageLimits) > 0 || r.Network != nil || len(r.Rdma) > 0 || len(r.Unified) > 0 {
-		return nil, fmt.Errorf("limits of huge pages, network and RDMA, and files of cgroup v2 by name, are not supported")
+	if r.Network != nil || len(r.Rdma) > 0 || len(r.Unified) > 0 {
+		return nil, fmt.Errorf("limits of network and RDMA, and files of cgroup v2 by name, are not supported")
 	}
 	var all []limit
 	add := func(what, controller, v1, v2, value string) {
@@ -67,20 +70,30 @@ func limitsOf(r *specs.LinuxResources, unified bool) ([]limit, error) {
 		}
 	}
 	if b := r.BlockIO; b != nil {
-		if b.LeafWeight != nil || len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+len(b.ThrottleWriteBpsDevice)+len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0 {
-			return nil, fmt.Errorf("limits of single block devices are not supported")
+		if b.LeafWeight != nil || len(b.WeightDevice) > 0 {
+			return nil, fmt.Errorf("weights of leaves and of single block devices are not supported")
 		}
 		if b.Weight != nil && *b.Weight > 0 {
 			l := limit{what: "block I/O weight", controller: "blkio", files: []string{"blkio.bfq.weight", "blkio.weight"}, value: strconv.Itoa(int(*b.Weight))}
 			if unified {
-				l.controller, l.files = "io", []string{"io.bfq.weight"}
+				// The scheduler BFQ has its own; else it is the cost model's, of 1 to 10000 as runc translates it.
+				l.controller, l.files = "io", []string{"io.bfq.weight", "io.weight"}
+				l.values = map[string]string{"io.weight": strconv.Itoa(1 + (int(*b.Weight)-10)*9999/990)}
 			}
 			all = append(all, l)
 		}
+		all = append(all, throttles(b, unified)...)
+	}
+	for _, h := range r.HugepageLimits {
+		bytes := strconv.FormatUint(h.Limit, 10)
+		add("huge pages", "hugetlb", "hugetlb."+h.Pagesize+".limit_in_bytes", "hugetlb."+h.Pagesize+".max", bytes)
 	}
 	if m := r.Memory; m != nil {
-		if m.Reservation != nil || m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-			return nil, fmt.Errorf("memory reservation, swappiness and a container without an OOM killer are not supported")
+		if m.Swappiness != nil || m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+			return nil, fmt.Errorf("swappiness and a container without an OOM killer are not supported: cgroup v2 has neither")
+		}
+		if m.Reservation != nil && *m.Reservation > 0 {
+			add("memory reservation", "memory", "memory.soft_limit_in_bytes", "memory.low", strconv.FormatInt(*m.Reservation, 10))
 		}
 		all = append(all, memoryLimits(m, unified)...)
 	}
@@ -88,6 +101,28 @@ func limitsOf(r *specs.LinuxResources, unified bool) ([]limit, error) {
 		add("processes", "pids", "pids.max", "pids.max", strconv.FormatInt(*p.Limit+initThreads, 10))
 	}
 	return all, nil
+}
+
+// throttles limits the rates of single block devices.
+func throttles(b *specs.LinuxBlockIO, unified bool) (all []limit) {
+	for _, t := range []struct {
+		what, v1, v2 string
+		devices      []specs.LinuxThrottleDevice
+	}{
+		{"bytes read from a block device", "blkio.throttle.read_bps_device", "rbps", b.ThrottleReadBpsDevice},
+		{"bytes written to a block device", "blkio.throttle.write_bps_device", "wbps", b.ThrottleWriteBpsDevice},
+		{"reads from a block device", "blkio.throttle.read_iops_device", "riops", b.ThrottleReadIOPSDevice},
+		{"writes to a block device", "blkio.throttle.write_iops_device", "wiops", b.ThrottleWriteIOPSDevice},
+	} {
+		for _, d := range t.devices {
+			l := limit{what: t.what, controller: "blkio", files: []string{t.v1}, value: fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate)}
+			if unified {
+				l.controller, l.files, l.value = "io", []string{"io.max"}, fmt.Sprintf("%d:%d %s=%d", d.Major, d.Minor, t.v2, d.Rate)
+			}
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // memoryLimits limits memory, and memory and swap together, as the specification counts them.

@@ -26,6 +26,7 @@ type LogOptions struct {
 	All    bool      // from the start; otherwise the last Tail lines
 	Tail   int       // whole lines before what Follow brings
 	Since  time.Time // nothing that was written before
+	Until  time.Time // nothing that was written after, unless it is the zero time
 }
 
 // Logs calls each with every line of the container's log, the oldest first, until one returns an error. A container that
@@ -37,7 +38,9 @@ func (c *Container) Logs(ctx context.Context, o LogOptions, each func(LogLine) e
 	}
 	r := &logReader{path: c.LogPath()}
 	defer r.close()
-	wanted := func(l LogLine) bool { return !l.Time.Before(o.Since) }
+	wanted := func(l LogLine) bool {
+		return !l.Time.Before(o.Since) && (o.Until.IsZero() || !l.Time.After(o.Until))
+	}
 	if !o.All {
 		last, err := r.last(o.Tail, wanted)
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 //	runner.test test-other   ROOT ID OPTIONS  run another command in a container
 //	runner.test test-stop    ROOT ID GRACE    stop a container
 //	runner.test test-wait    ROOT ID          wait for a container, exit with its code
+//	runner.test test-attach  ROOT ID          attach to a container
 //	runner.test test-pause   ROOT ID          pause a container; test-unpause likewise
 //	runner.test test-remove  ROOT ID          remove a container
 //	runner.test test-probe   NAME…            try system calls, and print what each answered
@@ -60,6 +61,7 @@ func testVerbs() map[string]func(args []string) (int, error) {
 		"test-stop":      stopContainer,
 		"test-wait":      waitContainer,
 		"test-probe":     runProbes,
+		"test-attach":    attachTo,
 		"test-pause":     func(args []string) (int, error) { return onContainer(args, (*Container).Pause) },
 		"test-unpause":   func(args []string) (int, error) { return onContainer(args, (*Container).Unpause) },
 		"test-owners":    changeOwners,
@@ -77,6 +79,7 @@ type request struct {
 	Spec        *specs.Spec
 	Options     CreateOptions
 	Interactive bool
+	DetachKeys  []byte
 }
 
 func runRequest(args []string) (int, error) {
@@ -95,6 +98,7 @@ func runRequest(args []string) (int, error) {
 	return c.Run(context.Background(), RunOptions{
 		Supervisor:  []string{"test-supervise", r.State, c.ID, r.Root},
 		Interactive: r.Interactive,
+		DetachKeys:  r.DetachKeys,
 	})
 }
 
@@ -134,6 +138,18 @@ func onContainer(args []string, do func(*Container) error) (int, error) {
 		return exitOurs, err
 	}
 	return 0, nil
+}
+
+func attachTo(args []string) (int, error) {
+	c, err := lookUp(args)
+	if err != nil {
+		return exitOurs, err
+	}
+	keys, err := ParseDetachKeys(DefaultDetachKeys)
+	if err != nil {
+		return exitOurs, err
+	}
+	return c.Attach(context.Background(), AttachOptions{DetachKeys: keys})
 }
 
 func startAgain(args []string) (int, error) {

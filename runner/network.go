@@ -33,7 +33,7 @@ type Network interface {
 // startConnecting connects the container of the init p, which waits for it, and returns a function that waits until that has
 // been tried and, if it went well, disconnects it.
 func (s *supervisor) startConnecting(p *initProcess) (disconnect func() error) {
-	if s.hooks.Network == nil {
+	if s.hooks.Network == nil || p.other != nil {
 		return func() error { return nil }
 	}
 	done := make(chan error, 1)

@@ -206,22 +206,31 @@ func (c *ociConsole) receive(o RunOptions) error {
 	if c.ours < 0 {
 		return nil
 	}
-	buf, oob := make([]byte, 64), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(c.ours, buf, oob, unix.MSG_CMSG_CLOEXEC)
+	master, err := receiveTerminal(c.ours)
 	if err != nil {
-		return fmt.Errorf("receiving the terminal: %w", err)
+		return err
+	}
+	o.fill()
+	c.relay, err = startRelay(master, o, nil)
+	return err
+}
+
+// receiveTerminal takes a terminal's master from a connection that a runtime made to hand it over.
+func receiveTerminal(fd int) (*os.File, error) {
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("receiving the terminal: %w", err)
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(messages) != 1 {
-		return errors.New("the terminal did not come")
+		return nil, errors.New("the terminal did not come")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return errors.New("the terminal did not come")
+		return nil, errors.New("the terminal did not come")
 	}
-	o.fill()
-	c.relay, err = startRelay(os.NewFile(uintptr(fds[0]), "terminal"), o)
-	return err
+	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
 func (c *ociConsole) close() {

@@ -70,13 +70,13 @@ func (s *supervisor) thawForEnd() {
 func (s *supervisor) thaw() error {
 	freezer, err := s.freezer()
 	if err == nil {
+		s.container.note("unpause") // before what comes of it
 		err = freezer.thaw(s.container)
 	}
 	if err != nil {
 		return fmt.Errorf("unpausing container %s: %w", s.container.Name, err)
 	}
 	s.paused = false
-	s.container.note("unpause")
 	return s.change(func(st *Status) { st.Paused = false })
 }
 

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,11 +18,12 @@ type relay struct {
 	raw    *os.File      // the caller's terminal that is in raw mode; nil if there is none
 	before *term.State   // of raw
 	done   chan struct{} // closed when all output is copied
+	detach func(master *os.File)
 }
 
 // startRelay takes over the master.
-func startRelay(master *os.File, o RunOptions) (*relay, error) {
-	r := &relay{master: master, done: make(chan struct{})}
+func startRelay(master *os.File, o RunOptions, detach func(master *os.File)) (*relay, error) {
+	r := &relay{master: master, done: make(chan struct{}), detach: detach}
 	for _, f := range []*os.File{o.Stdin, o.Stdout} {
 		if r.size == nil && isTerminal(f) {
 			r.size = f
@@ -37,7 +39,7 @@ func startRelay(master *os.File, o RunOptions) (*relay, error) {
 	}
 	r.resize()
 	if o.Interactive {
-		go r.copyIn(o.Stdin)
+		go r.copyIn(o.Stdin, o.DetachKeys)
 	}
 	go func() {
 		// The end is EIO, when the last process that has the terminal open is gone.
@@ -50,8 +52,12 @@ func startRelay(master *os.File, o RunOptions) (*relay, error) {
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 // copyIn passes input on. An input that is no terminal ends with the character that ends a terminal's.
-func (r *relay) copyIn(stdin *os.File) {
-	_, err := io.Copy(struct{ io.Writer }{r.master}, struct{ io.Reader }{stdin})
+func (r *relay) copyIn(stdin *os.File, detachKeys []byte) {
+	_, err := io.Copy(struct{ io.Writer }{r.master}, &keyReader{in: stdin, keys: detachKeys})
+	if errors.Is(err, ErrDetached) {
+		r.detach(r.master)
+		return
+	}
 	if err == nil && r.raw == nil {
 		_, _ = r.master.Write([]byte{endOfTransmission})
 	}
@@ -77,8 +83,13 @@ func (r *relay) finish() {
 		return
 	}
 	<-r.done
+	r.restore()
+	r.master.Close()
+}
+
+// restore gives the caller's terminal back as it was.
+func (r *relay) restore() {
 	if r.raw != nil {
 		_ = term.Restore(int(r.raw.Fd()), r.before)
 	}
-	r.master.Close()
 }

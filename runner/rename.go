@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Rename gives the container another name, also while it runs. Errors wrap [ErrNameInUse] when the name is taken.
@@ -24,8 +26,7 @@ func (c *Container) Rename(name string) error {
 		return fmt.Errorf("renaming container %s: %w", c.Name, err)
 	}
 	defer f.Close()
-	fresh.Spec.Annotations[AnnotationName] = name
-	if err := fresh.writeSpec(); err != nil {
+	if err := c.change(func(spec *specs.Spec) { spec.Annotations[AnnotationName] = name }); err != nil {
 		_ = os.Remove(f.Name())
 		return fmt.Errorf("renaming container %s: %w", c.Name, err)
 	}

@@ -15,6 +15,10 @@ func requestOf(kind string) supervisorRequest {
 		return func(s *supervisor, _ message) error { return s.pause() }
 	case msgUnpause:
 		return func(s *supervisor, _ message) error { return s.unpause() }
+	case msgUpdate:
+		return func(s *supervisor, m message) error { return s.update(m.Update) }
+	case msgStopping:
+		return func(s *supervisor, _ message) error { return s.stopping(true) }
 	}
 	return nil
 }

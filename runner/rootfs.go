@@ -51,6 +51,13 @@ func (r *rootfs) build() error {
 		return fmt.Errorf("mounting the root: %w", err)
 	}
 	for _, m := range spec.Mounts {
+		if at := slices.Index(r.cfg.Shared, m.Destination); at >= 0 {
+			if err := r.attach(initSharedFD+at, m.Destination, true); err != nil {
+				return fmt.Errorf("mounting %s of the other container: %w", m.Destination, err)
+			}
+			unix.Close(initSharedFD + at)
+			continue
+		}
 		if err := r.mount(m); err != nil {
 			return fmt.Errorf("mounting %s at %s: %w", describeMount(m), m.Destination, err)
 		}

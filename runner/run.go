@@ -32,6 +32,9 @@ type RunOptions struct {
 
 	// Interactive passes Stdin on. Without it the command reads an empty input.
 	Interactive bool
+
+	// DetachKeys, typed at a terminal, let the container go on in the background: Run returns [ErrDetached]. None if empty.
+	DetachKeys []byte
 }
 
 // Run runs a created or exited container in the foreground and waits for its end. Signals that this process gets are
@@ -88,6 +91,10 @@ func (r *run) run(ctx context.Context) (int, error) {
 	defer stop()
 
 	end, err := r.follow()
+	if err == nil && end.Kind == msgDetached {
+		r.relay.Load().restore()
+		return 0, ErrDetached
+	}
 	r.relay.Load().finish()
 	if err == nil && end.Lingers {
 		return end.Code, endError(end)
@@ -169,14 +176,14 @@ func (r *run) follow() (message, error) {
 		}
 		switch {
 		case m.Kind == msgConsole && len(fds) == 1 && r.relay.Load() == nil:
-			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options)
+			relay, err := startRelay(os.NewFile(uintptr(fds[0]), "terminal"), r.options, r.detach)
 			if err != nil {
 				r.wire.shut()
 				return m, err
 			}
 			r.relay.Store(relay)
 			_ = r.wire.send(message{Kind: msgReady})
-		case m.Kind == msgExited, m.Kind == msgStarted && r.untilStarted:
+		case m.Kind == msgExited, m.Kind == msgStarted && r.untilStarted, m.Kind == msgDetached && m.Error == "":
 			closeAll(fds)
 			return m, nil
 		default:

@@ -173,6 +173,12 @@ func TestDefaultSeccomp(t *testing.T) {
 	}
 }
 
+// What the host has for the probes to find.
+const (
+	abstractSocket = "@unionfs-runner-test"
+	callersKey     = "unionfs-runner-test"
+)
+
 // probes are system calls that a program in a container tries; each must fail because it is refused, and so they are all
 // called in a way that would otherwise fail otherwise, or succeed.
 func probes() map[string]func() error {
@@ -189,25 +195,36 @@ func probes() map[string]func() error {
 	socket := func(family int) func() error { return call(unix.SYS_SOCKET, uintptr(family), unix.SOCK_DGRAM) }
 	none := ^uintptr(0)
 	return map[string]func() error{
-		"keyctl":        call(unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID, none-2), // KEY_SPEC_SESSION_KEYRING
-		"add_key":       call(unix.SYS_ADD_KEY),
-		"bpf":           call(unix.SYS_BPF, 99),
-		"kexec_load":    call(unix.SYS_KEXEC_LOAD),
-		"init_module":   call(unix.SYS_INIT_MODULE),
-		"finit_module":  call(unix.SYS_FINIT_MODULE, none),
-		"userfaultfd":   call(unix.SYS_USERFAULTFD, 1), // UFFD_USER_MODE_ONLY
-		"io_uring":      call(unix.SYS_IO_URING_SETUP, 1),
-		"AF_ALG":        socket(unix.AF_ALG),
-		"AF_VSOCK":      socket(unix.AF_VSOCK),
-		"userns":        call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER),
-		"clone userns":  call(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD)),
-		"clone3":        call(unix.SYS_CLONE3),
-		"handle":        call(unix.SYS_OPEN_BY_HANDLE_AT, none),
-		"mount":         call(unix.SYS_MOUNT),
-		"newer":         call(4000),
-		"stdin pushed":  call(unix.SYS_IOCTL, 0, unix.TIOCSTI, 0),
-		"AF_UNIX":       socket(unix.AF_UNIX),
-		"AF_INET":       socket(unix.AF_INET),
+		"keyctl":       call(unix.SYS_KEYCTL, unix.KEYCTL_GET_KEYRING_ID, none-2), // KEY_SPEC_SESSION_KEYRING
+		"add_key":      call(unix.SYS_ADD_KEY),
+		"bpf":          call(unix.SYS_BPF, 99),
+		"kexec_load":   call(unix.SYS_KEXEC_LOAD),
+		"init_module":  call(unix.SYS_INIT_MODULE),
+		"finit_module": call(unix.SYS_FINIT_MODULE, none),
+		"userfaultfd":  call(unix.SYS_USERFAULTFD, 1), // UFFD_USER_MODE_ONLY
+		"io_uring":     call(unix.SYS_IO_URING_SETUP, 1),
+		"AF_ALG":       socket(unix.AF_ALG),
+		"AF_VSOCK":     socket(unix.AF_VSOCK),
+		"userns":       call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER),
+		"clone userns": call(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD)),
+		"clone3":       call(unix.SYS_CLONE3),
+		"handle":       call(unix.SYS_OPEN_BY_HANDLE_AT, none),
+		"mount":        call(unix.SYS_MOUNT),
+		"newer":        call(4000),
+		"stdin pushed": call(unix.SYS_IOCTL, 0, unix.TIOCSTI, 0),
+		"AF_UNIX":      socket(unix.AF_UNIX),
+		"AF_INET":      socket(unix.AF_INET),
+		"abstract socket": func() error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			return unix.Connect(fd, &unix.SockaddrUnix{Name: abstractSocket})
+		},
+		"caller's key": func() error {
+			_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", callersKey, 0)
+			return err
+		},
 		"personality":   call(unix.SYS_PERSONALITY, 0xffffffff),
 		"personality 1": call(unix.SYS_PERSONALITY, 0x10000),
 	}

@@ -12,14 +12,14 @@ import (
 // Signal sends sig to the container's command, through its init. SIGKILL kills the whole container at once. Like kill(2)
 // it doesn't wait. The error says if the container isn't running.
 func (c *Container) Signal(sig unix.Signal) error {
-	err := c.signal(sig)
-	if err == nil {
-		c.note("kill", "signal", strconv.Itoa(int(sig)))
+	if c.endsIt(sig) {
+		c.askToStay()
 	}
-	return err
+	return c.signal(sig, func() { c.note("kill", "signal", strconv.Itoa(int(sig))) })
 }
 
-func (c *Container) signal(sig unix.Signal) error {
+// signal calls sending before it sends the signal.
+func (c *Container) signal(sig unix.Signal, sending func()) error {
 	st, err := c.Status()
 	if err != nil {
 		return err
@@ -34,6 +34,7 @@ func (c *Container) signal(sig unix.Signal) error {
 		defer unix.Close(pidfd)
 		start, serr := startTime(st.InitPID)
 		if serr == nil && start == st.InitStart {
+			sending()
 			err = unix.PidfdSendSignal(pidfd, sig, nil, 0)
 		} else {
 			err = unix.ESRCH
@@ -55,6 +56,7 @@ func (c *Container) signal(sig unix.Signal) error {
 // is no error if the container isn't running.
 func (c *Container) Kill(timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
+	c.askToStay()
 	for noted := false; ; {
 		held, err := c.lockHeld()
 		if errors.Is(err, ErrNotFound) {
@@ -67,10 +69,12 @@ func (c *Container) Kill(timeout time.Duration) error {
 			return nil
 		}
 		// It may be starting and have no init yet, or be past it: try again.
-		if err := c.signal(unix.SIGKILL); err == nil && !noted {
-			c.note("kill", "signal", strconv.Itoa(int(unix.SIGKILL)))
-			noted = true
-		}
+		_ = c.signal(unix.SIGKILL, func() {
+			if !noted {
+				c.note("kill", "signal", strconv.Itoa(int(unix.SIGKILL)))
+				noted = true
+			}
+		})
 		if time.Now().After(deadline) {
 			return fmt.Errorf("container %s is still there %s after it was killed", c.Name, timeout)
 		}

@@ -55,6 +55,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 		defer timer.Stop()
 		limit = timer.C
 	}
+	c.askToStay()
 	for asked := false; ; {
 		held, err := c.lockHeld()
 		if errors.Is(err, ErrNotFound) {

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +49,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), settle: postponeCollection()}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -110,7 +108,12 @@ type supervisor struct {
 
 	networkFailure error // why the network could not be connected, which called the start off
 
-	dead chan struct{} // closed when P2 is gone
+	dead     chan struct{} // closed when P2 is gone
+	detached bool          // it runs in the background since its caller detached
+	launched bool          // a command has run, now or in an earlier run
+
+	keepStopped chan struct{} // closed when the container isn't to be started again
+	stopOnce    sync.Once     // for closing it
 }
 
 // connect takes over the wire to P0, if there is one.
@@ -158,7 +161,7 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	}
 	defer s.control.leave()
 
-	end = s.runInit()
+	end = s.runs()
 	if s.mode == modeHold {
 		return end
 	}
@@ -183,7 +186,7 @@ func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()
 	s.container.note("die", "exitCode", exitCodeText(end.code))
 	return s.change(func(st *Status) {
-		st.State, st.Paused = StateExited, false
+		st.State, st.Paused, st.Health = StateExited, false, nil
 		st.Finished = &now
 		st.ExitCode, st.Error = end.code, errorText(end.err)
 		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
@@ -229,12 +232,21 @@ func (s *supervisor) runInit() (end outcome) {
 	}
 	defer p.close()
 	if s.mode == modeBackground {
-		if s.streams, err = newStreams(s.container); err != nil {
+		streams, err := newStreams(s.container)
+		if err != nil {
 			return outcome{exitOurs, err}
 		}
-		defer s.streams.close()
+		s.mu.Lock()
+		s.streams = streams
+		s.mu.Unlock()
+		defer func() {
+			streams.close()
+			streams.audience.end(end)
+		}()
 		if in := s.streams.command; in != nil {
-			p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in[0], in[1], in[2]
+			if err := p.setStreams(in); err != nil {
+				return outcome{exitOurs, err}
+			}
 		}
 	}
 	s.mu.Lock()
@@ -257,8 +269,14 @@ func (s *supervisor) runInit() (end outcome) {
 			end = outcome{exitOurs, fmt.Errorf("disconnecting container %s: %w", s.container.Name, err)}
 		}
 	}()
-	s.streams.started()
-	return s.wait(p)
+	if s.mode == modeBackground {
+		s.streams.started()
+	}
+	end = s.wait(p)
+	if s.mode != modeBackground {
+		s.closeDetached(end)
+	}
+	return end
 }
 
 // hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
@@ -284,7 +302,7 @@ func (s *supervisor) hold() outcome {
 
 // noteOutOfMemory records whether the kernel killed something for want of memory.
 func (s *supervisor) noteOutOfMemory(limits *cgroups) {
-	oom := limits.outOfMemory()
+	oom := limits.outOfMemory() || s.container.outOfMemory()
 	if oom {
 		s.container.note("oom")
 	}
@@ -350,7 +368,9 @@ func (s *supervisor) wait(p *initProcess) outcome {
 // commandStarted records that the command runs.
 func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	s.mu.Lock()
-	s.started = true
+	first := !s.launched
+	s.started, s.launched = true, true
+	dead := s.dead
 	s.mu.Unlock()
 	defer s.settle()
 	now := time.Now().UTC()
@@ -362,6 +382,9 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 		st.State, st.Paused = StateRunning, false
 		st.Started, st.Finished = &now, nil
 		st.ExitCode, st.Error = 0, ""
+		if st.Health = nil; first {
+			st.RestartCount, st.Stopped = 0, false
+		}
 		st.SupervisorPID, st.InitPID = os.Getpid(), p.pid()
 		st.InitStart, _ = startTime(p.pid())
 		st.Placeholders = mergePaths(st.Placeholders, placeholders)
@@ -370,6 +393,7 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
 	s.container.note("start")
+	s.watchHealth(dead)
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}
@@ -381,102 +405,6 @@ func (s *supervisor) heldStarted(placeholders []string) {
 		fmt.Fprintln(os.Stderr, "unionfs:", err)
 	}
 	_ = s.caller.send(message{Kind: msgStarted})
-}
-
-// followSignals passes on what comes from P0 and from outside, and ends the container when P0 or ctx do.
-func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
-	// A word on a standard error that nobody reads any more must not kill us: with someone listening, Go doesn't.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	go func() {
-		for sig := range signals {
-			s.signal(sig.(syscall.Signal))
-		}
-	}()
-	stopContext := context.AfterFunc(ctx, func() { s.end() })
-	if s.caller != nil {
-		go func() {
-			for {
-				m, fds, err := s.caller.recv()
-				closeAll(fds)
-				if err != nil {
-					s.callerGone()
-					return
-				}
-				switch m.Kind {
-				case msgSignal:
-					s.signal(unix.Signal(m.Signal))
-				case msgReady:
-					s.ready()
-				}
-			}
-		}()
-	}
-	return func() {
-		stopContext()
-		signal.Stop(signals)
-	}
-}
-
-// signal passes sig on to the command. One that asks to end and comes before the command runs calls the start off.
-func (s *supervisor) signal(sig unix.Signal) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.finished:
-	case s.started:
-		_ = s.init.wire.send(message{Kind: msgSignal, Signal: int(sig)})
-	case sig == unix.SIGHUP || sig == unix.SIGINT || sig == unix.SIGTERM || sig == unix.SIGQUIT || sig == unix.SIGKILL:
-		s.aborted = sig
-		if s.init != nil {
-			_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-		}
-	}
-}
-
-// callerGone ends the container, unless it runs in the background.
-func (s *supervisor) callerGone() {
-	s.mu.Lock()
-	stays := s.mode == modeBackground && s.started
-	if s.mode == modeHold && s.init != nil && !s.finished {
-		_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-	}
-	s.mu.Unlock()
-	if !stays {
-		s.end()
-	}
-}
-
-// ready tells the init that the terminal that it handed over is set up.
-func (s *supervisor) ready() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.init != nil && !s.finished {
-		_ = s.init.wire.send(message{Kind: msgReady})
-	}
-}
-
-// end asks the command to end, as a terminal that hangs up or a service manager does, and kills the container if it has
-// not after the grace.
-func (s *supervisor) end() {
-	sig := unix.SIGTERM
-	if s.container.Spec.Process.Terminal {
-		sig = unix.SIGHUP
-	}
-	s.signal(sig)
-	go func() {
-		select {
-		case <-s.dead:
-		case <-time.After(orphanGrace):
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.init != nil && !s.finished {
-				_ = unix.Kill(s.init.pid(), unix.SIGKILL)
-			}
-		}
-	}()
-	s.thawForEnd()
 }
 
 // startTime returns when a process started, in clock ticks after boot (proc_pid_stat(5), field 22).

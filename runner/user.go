@@ -71,7 +71,7 @@ func lookupUser(rootFD int, name string, given specs.User) (*account, error) {
 // addGroups makes the user a member of the groups that were asked for besides.
 func (p *containerInit) addGroups(rootFD int, who *account) error {
 	asked := p.cfg.Spec.Annotations[AnnotationGroups]
-	if asked == "" {
+	if asked == "" || asked == KeepGroups {
 		return nil
 	}
 	if p.cfg.Fixed {

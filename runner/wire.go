@@ -16,7 +16,9 @@ import (
 //
 //	P0 → P1   signal        pass the signal on to the command
 //	          ready         the terminal has its size, and the caller's is in raw mode: the command may start
-//	P1 → P0   console       + the terminal's master
+//	          detach        + the terminal's master: go on in the background
+//	P1 → P0   detached      the caller may go; Error: or not
+//	          console       + the terminal's master
 //	          started       the command runs
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
 //	P1 → P2   signal
@@ -37,9 +39,15 @@ import (
 //	→ P1      network       to have the container's networks looked at again
 //	P1 →      network       Error: done, or why not
 //	→ P1      pause, unpause
+//	→ P1      update        Update
+//	→ P1      stopping      don't start it again
 //	P1 →      done          Error: the answer to each of these
 //	→ P1      files         Files + the stream of a tar
 //	P1 →      done          Error, File: from the process that it started for that
+//	→ P1      attach        + input, output and error, the ends of sockets
+//	P1 →      started
+//	→ P1      signal, resize (Rows, Columns)
+//	P1 →      exited        Code, Error
 //	→ P1      exec          Exec + standard input, output and error: another command; the connection goes on to P2
 //	P2 →      console       + the terminal's master
 //	→ P2      ready         the answer to console
@@ -53,6 +61,12 @@ const (
 	msgPause     = "pause"
 	msgUnpause   = "unpause"
 	msgFiles     = "files"
+	msgUpdate    = "update"
+	msgStopping  = "stopping"
+	msgAttach    = "attach"
+	msgResize    = "resize"
+	msgDetach    = "detach"
+	msgDetached  = "detached"
 	msgDone      = "done"
 	msgSignal    = "signal"
 	msgConsole   = "console"
@@ -67,14 +81,17 @@ const (
 )
 
 type message struct {
-	Kind   string        `json:"kind"`
-	Signal int           `json:"signal,omitempty"`
-	Code   int           `json:"code,omitempty"`
-	Error  string        `json:"error,omitempty"`
-	Paths  []string      `json:"paths,omitempty"`
-	Exec   *execRequest  `json:"exec,omitempty"`
-	Files  *filesRequest `json:"files,omitempty"`
-	File   *FileInfo     `json:"file,omitempty"`
+	Kind    string         `json:"kind"`
+	Signal  int            `json:"signal,omitempty"`
+	Code    int            `json:"code,omitempty"`
+	Error   string         `json:"error,omitempty"`
+	Paths   []string       `json:"paths,omitempty"`
+	Update  *UpdateOptions `json:"update,omitempty"`
+	Rows    int            `json:"rows,omitempty"`
+	Columns int            `json:"columns,omitempty"`
+	Exec    *execRequest   `json:"exec,omitempty"`
+	Files   *filesRequest  `json:"files,omitempty"`
+	File    *FileInfo      `json:"file,omitempty"`
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`

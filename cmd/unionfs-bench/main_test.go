@@ -13,7 +13,10 @@ func TestHelp(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, &list)
 	}
 	for _, command := range newApp(nil, nil).Commands {
-		if !command.Hidden && !strings.Contains(list.String(), command.Name) {
+		if command.Hidden {
+			continue
+		}
+		if !strings.Contains(list.String(), command.Name) {
 			t.Errorf("the list of benchmarks lacks %s", command.Name)
 		}
 		var help bytes.Buffer

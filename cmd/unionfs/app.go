@@ -58,6 +58,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logsCommand(),
 			execCommand(),
 			cpCommand(),
+			attachCommand(),
+			statsCommand(),
+			updateCommand(),
 			topCommand(),
 			eventsCommand(),
 			containerCommand(),
@@ -84,8 +87,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logoutCommand(),
 			mountCommand(),
 			umountCommand(),
-			upgradeCommand(),
 			runtimeCommand(),
+			upgradeCommand(),
 			benchCommand(),
 			versionCommand(),
 			superviseCommand(),
@@ -109,11 +112,27 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 	}
 	for _, command := range app.Commands {
-		command.HideHelpCommand = true // "help" may be an image, a container or a program
-		command.OnUsageError = onUsageError
+		complete(command)
+		for _, below := range command.Subcommands {
+			complete(below)
+		}
 	}
 	cli.FlagStringer = cmdline.DescribeFlag
 	return app
+}
+
+// complete adds to a command what all have in common.
+func complete(command *cli.Command) {
+	command.HideHelpCommand = true // "help" may be an image, a container or a program
+	command.OnUsageError = onUsageError
+	if len(command.Subcommands) > 0 {
+		command.Action = func(c *cli.Context) error {
+			if typed := c.Args().First(); typed != "" {
+				return usageError("unknown command \"%s %s\"; see unionfs %[1]s --help%[3]s", command.Name, typed, cmdline.HintBelow(command.Subcommands, typed))
+			}
+			return cli.ShowSubcommandHelp(c)
+		}
+	}
 }
 
 func onUsageError(c *cli.Context, err error, isSubcommand bool) error {

@@ -89,6 +89,22 @@ func TestHint(t *testing.T) {
 	}
 }
 
+// TestHints shows what a typo in a verb's verb, and in a flag, is answered with.
+func TestHints(t *testing.T) {
+	for line, want := range map[string]string{
+		"volume lss":        `unknown command "volume lss"; see unionfs volume --help (did you mean "ls"?)`,
+		"container frob":    `unknown command "container frob"; see unionfs container --help`,
+		"run --nme x image": `see unionfs run --help (did you mean "--name"?)`,
+		"images --frob":     "see unionfs images --help\n",
+		"imges":             `(did you mean "images"?)`,
+	} {
+		var errs strings.Builder
+		if code := run(append([]string{"unionfs"}, strings.Fields(line)...), io.Discard, &errs); code != exitUsage && code != exitRunFailed || !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: exit code %d, %q; want %q", line, code, errs.String(), want)
+		}
+	}
+}
+
 func TestImageRows(t *testing.T) {
 	row := imageRow{Repository: "a", Tag: "b", ID: "sha256:0123456789abcdef", Size: 1500}
 	want := []string{"a", "b", "0123456789ab", "unknown", "1.5kB"}

@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"unionfs/internal/cmdline"
 	"unionfs/layerstore"
+	"unionfs/network"
 	"unionfs/runner"
+	"unionfs/volumes"
 )
 
 // What the shells source. They ask completeVerb for the words.
@@ -132,6 +133,7 @@ func namesOf(kind, root string) (names []cmdline.Candidate, known bool) {
 	case "VOLUME":
 		names = volumeNames(root)
 	case "NETWORK":
+		names = networkNames(root)
 	default:
 		return nil, false
 	}
@@ -175,18 +177,25 @@ func containerNames(root string) []cmdline.Candidate {
 }
 
 func volumeNames(root string) []cmdline.Candidate {
-	if root == "" {
-		return nil
-	}
-	entries, err := os.ReadDir(filepath.Join(root, "volumes"))
-	if err != nil {
+	all, err := volumes.OpenStore(root).List()
+	if root == "" || err != nil {
 		return nil
 	}
 	var names []cmdline.Candidate
-	for _, entry := range entries {
-		if entry.IsDir() && entry.Name()[0] != '.' {
-			names = append(names, cmdline.Candidate{Value: entry.Name(), About: "a volume"})
-		}
+	for _, volume := range all {
+		names = append(names, cmdline.Candidate{Value: volume.Name, About: "volume of " + ago(volume.CreatedAt)})
+	}
+	return names
+}
+
+func networkNames(root string) []cmdline.Candidate {
+	all, err := network.OpenStore(root).List()
+	if root == "" || err != nil {
+		return nil
+	}
+	var names []cmdline.Candidate
+	for _, one := range all {
+		names = append(names, cmdline.Candidate{Value: one.Name, About: "network"})
 	}
 	return names
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -28,7 +29,10 @@ Examples:
    unionfs ps -a --format json`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those too that don't run"},
-			&cli.StringSliceFlag{Name: "filter", Usage: "list only those with `NAME=VALUE`: id, name, label, status, exited, ancestor"},
+			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: id, name, label, status, exited, ancestor, health, volume"},
+			&cli.IntFlag{Name: "last", Aliases: []string{"n"}, Usage: "list the `N` newest, running or not", Value: -1, DefaultText: "all"},
+			&cli.BoolFlag{Name: "latest", Aliases: []string{"l"}, Usage: "list the newest one, running or not"},
+			&cli.BoolFlag{Name: "no-trunc", Usage: "print whole IDs and commands"},
 			quietFlag("IDs"),
 			formatFlag(),
 		},
@@ -44,13 +48,23 @@ Examples:
 			if err != nil {
 				return err
 			}
-			rows, err := containerRows(root, c.Bool("all") || slices.ContainsFunc(c.StringSlice("filter"), aboutState), wanted)
+			last := c.Int("last")
+			if c.Bool("latest") {
+				last = 1
+			}
+			rows, err := containerRows(root, c.Bool("all") || last >= 0 || slices.ContainsFunc(c.StringSlice("filter"), aboutState), wanted)
 			if err != nil {
 				return err
 			}
+			if last >= 0 {
+				rows = rows[:min(last, len(rows))]
+			}
+			for i := range rows {
+				rows[i].whole = c.Bool("no-trunc")
+			}
 			if c.Bool("quiet") {
 				for _, r := range rows {
-					fmt.Fprintln(c.App.Writer, shortID(r.ID))
+					fmt.Fprintln(c.App.Writer, r.columns()[0])
 				}
 				return nil
 			}
@@ -66,26 +80,35 @@ func aboutState(filter string) bool {
 
 // containerRow is a line of "ps", with Docker's names in JSON.
 type containerRow struct {
-	ID        string
-	Image     string
-	Command   string
-	CreatedAt time.Time
-	State     string
-	Status    string
-	ExitCode  int
-	OOMKilled bool
-	Error     string `json:",omitempty"`
-	Ports     string
-	Names     string
+	ID         string
+	Image      string
+	Command    string
+	CreatedAt  time.Time
+	State      string
+	Status     string
+	ExitCode   int
+	OOMKilled  bool
+	Error      string `json:",omitempty"`
+	Ports      string
+	Names      string
+	Labels     string
+	Mounts     string // names of volumes and paths, separated by commas
+	RunningFor string
+
+	whole bool // nothing is cut
 }
 
 func (r containerRow) columns() []string {
 	const most = 30
 	command := r.Command
-	if runes := []rune(command); len(runes) > most {
-		command = string(runes[:most-1]) + "…"
+	id := r.ID
+	if !r.whole {
+		id = shortID(id)
+		if runes := []rune(command); len(runes) > most {
+			command = string(runes[:most-1]) + "…"
+		}
 	}
-	return []string{shortID(r.ID), r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
+	return []string{id, r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
 }
 
 func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
@@ -107,24 +130,36 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 		if err != nil {
 			return nil, err
 		}
-		if !all && status.State != runner.StateRunning || !wanted(container, status) {
+		if !all && status.State != runner.StateRunning && status.State != runner.StateRestarting || !wanted(container, status) {
 			continue
 		}
 		rows = append(rows, containerRow{
-			ID:        container.ID,
-			Image:     container.Image(),
-			Command:   strings.Join(container.Spec.Process.Args, " "),
-			CreatedAt: status.Created,
-			State:     stateOf(status),
-			Status:    describeStatus(status),
-			ExitCode:  status.ExitCode,
-			OOMKilled: status.OutOfMemory,
-			Error:     status.Error,
-			Ports:     portText(portsOf(connectionsOf(root, container))),
-			Names:     container.Name,
+			ID:         container.ID,
+			Image:      container.Image(),
+			Command:    strings.Join(container.Spec.Process.Args, " "),
+			CreatedAt:  status.Created,
+			State:      stateOf(status),
+			Status:     describeStatus(status),
+			ExitCode:   status.ExitCode,
+			OOMKilled:  status.OutOfMemory,
+			Error:      status.Error,
+			Ports:      portText(portsOf(connectionsOf(root, container))),
+			Names:      container.Name,
+			Labels:     labelText(labelsOf(container)),
+			Mounts:     mountText(container),
+			RunningFor: ago(status.Created),
 		})
 	}
 	return rows, nil
+}
+
+// mountText names a container's volumes in one line, as Docker's listing does.
+func mountText(container *runner.Container) string {
+	var all []string
+	for _, m := range mountsOf(container) {
+		all = append(all, cmp.Or(m.Name, m.Source))
+	}
+	return strings.Join(all, ",")
 }
 
 // stateOf is a container's state in Docker's words.
@@ -139,10 +174,17 @@ func describeStatus(s *runner.Status) string {
 	switch {
 	case s.State == runner.StateRunning && s.Started != nil:
 		text := "Up " + units.HumanDuration(time.Since(*s.Started))
-		if s.Paused {
+		switch {
+		case s.Paused:
 			text += " (Paused)"
+		case s.Health != nil && s.Health.Status == runner.HealthStarting:
+			text += " (health: starting)"
+		case s.Health != nil:
+			text += " (" + s.Health.Status + ")"
 		}
 		return text
+	case s.State == runner.StateRestarting && s.Finished != nil:
+		return fmt.Sprintf("Restarting (%d) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil && s.OutOfMemory:
 		return fmt.Sprintf("Exited (%d, out of memory) %s", s.ExitCode, ago(*s.Finished))
 	case s.State == runner.StateExited && s.Finished != nil:

@@ -23,12 +23,12 @@ func cpCommand() *cli.Command {
 		Name:      "cp",
 		Usage:     "copy files between a container and this machine",
 		UsageText: "unionfs cp [options] CONTAINER:PATH DEST|-\n   unionfs cp [options] SRC|- CONTAINER:PATH",
-		Description: `Copies a file or a directory with all that is in it out of a container or into it, running or not, volumes included. A path
-in the container starts at its root. "-" is a tar on standard input or output.
+		Description: `Copies a file or a directory with all that is in it out of a container or into it, running or not, volumes included. A
+path in the container starts at its root. "-" is a tar on standard input or output.
 
-A directory is copied into DEST if that is there, else as DEST; with SRC/. it is the content that is copied. A file is copied
-into DEST if that is a directory, else as DEST. The directory around DEST must be there. What is copied belongs to you, in a
-container to its root, unless --archive keeps the owners.
+A directory is copied into DEST if that is there, else as DEST; with SRC/. it is the content that is copied. A file is
+copied into DEST if that is a directory, else as DEST. The directory around DEST must be there. What is copied belongs
+to you, in a container to its root, unless --archive keeps the owners.
 
 Links in the container are followed within its own root only.
 

@@ -17,8 +17,8 @@ func eventsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "events",
 		Usage: "print what happens to containers and volumes",
-		Description: `Prints what happens to containers and volumes, one line each, as it happens; with --since also what happened before, as
-far as it is still known (the last 4 to 8 MiB of events). With --until in the past it ends.
+		Description: `Prints what happens to containers and volumes, one line each, as it happens; with --since also what happened before,
+as far as it is still known (the last 4 to 8 MiB of events). With --until in the past it ends.
 
 Examples:
    unionfs events --filter type=container --filter event=die

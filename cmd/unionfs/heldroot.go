@@ -22,7 +22,7 @@ func serveRootCommand() *cli.Command {
 		Name:        serveRootName,
 		Hidden:      true,
 		Usage:       "serve the root of a container (for unionfs itself)",
-		Description: "The process that serves the root of a container in the background. Its supervisor starts it, and it is of no use otherwise.\n\nExample:\n   unionfs --root /var/lib/unionfs serve-container ID",
+		Description: "The process that serves the root of a container in the background.\nIts supervisor starts it; it is of no use otherwise.\n\nExample:\n   unionfs --root /var/lib/unionfs serve-container ID",
 		ArgsUsage:   "ID",
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 1, "ID"); err != nil {

@@ -5,99 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
-	"time"
 
-	"github.com/docker/go-units"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
 	"unionfs/cow"
 	"unionfs/layerstore"
-	"unionfs/runner"
-	"unionfs/volumes"
 )
-
-func imagesCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "images",
-		Usage: "list images",
-		Description: `Lists the images that are stored, the newest first. SIZE is what an image's layers take up; layers that images share are
-stored once.
-
-Examples:
-   unionfs images
-   unionfs images --format json`,
-		Flags: []cli.Flag{quietFlag("IDs"), formatFlag()},
-		Action: func(c *cli.Context) error {
-			if err := arguments(c, 0, 0, "no arguments"); err != nil {
-				return err
-			}
-			store, err := openStore(c)
-			if err != nil {
-				return err
-			}
-			images, err := store.Images()
-			if err != nil {
-				return err
-			}
-			if c.Bool("quiet") {
-				for _, image := range images {
-					fmt.Fprintln(c.App.Writer, shortID(string(image.ID)))
-				}
-				return nil
-			}
-			return printRows(c, []string{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}, imageRows(images))
-		},
-	}
-}
-
-// imageRow is a line of "images", with Docker's names in JSON.
-type imageRow struct {
-	Repository string
-	Tag        string
-	ID         string
-	Digests    []string `json:",omitempty"`
-	CreatedAt  time.Time
-	Size       int64 // bytes
-	Layers     int
-	Platform   string
-}
-
-// imageRows makes a row for each name; an image without one gets a row of its own.
-func imageRows(images []layerstore.ImageInfo) []imageRow {
-	var rows []imageRow
-	for _, image := range images {
-		names := image.Names
-		if len(names) == 0 {
-			names = []string{"<none>:<none>"}
-		}
-		for _, name := range names {
-			// The tag follows the last colon; one before a slash belongs to a port.
-			at := strings.LastIndexByte(name, ':')
-			rows = append(rows, imageRow{
-				Repository: name[:at],
-				Tag:        name[at+1:],
-				ID:         string(image.ID),
-				Digests:    image.Digests,
-				CreatedAt:  image.Created,
-				Size:       image.Size,
-				Layers:     image.Layers,
-				Platform:   image.Platform.OS + "/" + image.Platform.Architecture,
-			})
-		}
-	}
-	return rows
-}
-
-func (r imageRow) columns() []string {
-	created := "unknown"
-	if !r.CreatedAt.IsZero() {
-		created = ago(r.CreatedAt)
-	}
-	return []string{r.Repository, r.Tag, shortID(r.ID), created, units.HumanSize(float64(r.Size))}
-}
 
 func pullCommand() *cli.Command {
 	return &cli.Command{
@@ -206,73 +120,6 @@ Examples:
 			return printImageID(c, image)
 		},
 	}
-}
-
-func rmiCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "rmi",
-		Usage:     "remove images",
-		ArgsUsage: "IMAGE...",
-		Description: `Takes a name away from its image. With its last name the image is deleted, with the layers that no other image has. An
-image that a container was made from stays until the container is removed.
-
-Example:
-   unionfs rmi alpine`,
-		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "IMAGE..."); err != nil {
-				return err
-			}
-			store, err := openStore(c)
-			if err != nil {
-				return err
-			}
-			store.Sweep = func() error { return startSweep(c) }
-			var failed []error
-			for _, ref := range c.Args().Slice() {
-				if err := removeImage(c, store, ref); err != nil {
-					failed = append(failed, err)
-				}
-			}
-			return errors.Join(failed...)
-		},
-	}
-}
-
-func removeImage(c *cli.Context, store *layerstore.Store, ref string) error {
-	image, err := store.Image(ref)
-	if err != nil {
-		return err
-	}
-	state, err := runner.OpenState(store.Root())
-	if err != nil {
-		return err
-	}
-	containers, err := state.List()
-	if err != nil {
-		return err
-	}
-	for _, container := range containers {
-		if container.Spec.Annotations[annotationImageID] == string(image.ID()) {
-			return fmt.Errorf("removing image %s: container %s was made from it; remove that first (unionfs rm %[2]s)", ref, container.Name)
-		}
-		if slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Image == string(image.ID()) }) {
-			return fmt.Errorf("removing image %s: container %s mounts it; remove that first (unionfs rm %[2]s)", ref, container.Name)
-		}
-	}
-	removed, err := store.Remove(ref)
-	if err != nil {
-		return err
-	}
-	for _, name := range removed.Untagged {
-		fmt.Fprintln(c.App.Writer, "Untagged:", name)
-	}
-	switch {
-	case removed.Deleted != "":
-		fmt.Fprintf(c.App.Writer, "Deleted: %s (%s freed)\n", removed.Deleted, units.HumanSize(float64(removed.Bytes)))
-	case removed.InUse:
-		fmt.Fprintf(c.App.ErrWriter, "unionfs: image %s is mounted; its space is freed by the next rmi after that\n", ref)
-	}
-	return nil
 }
 
 func openStore(c *cli.Context) (*layerstore.Store, error) {

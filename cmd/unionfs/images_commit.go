@@ -171,7 +171,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return err
 	}
 	if status.State == runner.StateRunning {
-		return stilled(container, pause, func() error {
+		return stilled(container, pause && !status.Paused, func() error {
 			if runner.NeedsUserNamespace() {
 				return againInNamespace(c, root)
 			}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/urfave/cli/v2"
@@ -22,7 +23,7 @@ type layersProgress struct {
 	height int           // rows of the terminal; 0 if there is none
 	all    *mpb.Progress // nil until the first bar
 
-	mu     sync.Mutex // guards all below, which bars read while they are drawn
+	mu     sync.Mutex // guards all below; who draws the bars doesn't take it: changing a bar may wait for them to be drawn
 	layers map[digest.Digest]*layerBar
 	total  *mpb.Bar
 	bytes  int64 // of all layers that are not there
@@ -32,6 +33,7 @@ type layersProgress struct {
 // layerBar is the bar of one layer.
 type layerBar struct {
 	bar   *mpb.Bar
+	words atomic.Pointer[string]
 	state layerstore.LayerState
 	total int64
 	done  int64
@@ -56,7 +58,7 @@ func newLayersProgress(c *cli.Context) *layersProgress {
 var layerWords = map[layerstore.LayerState]string{
 	layerstore.LayerPresent:     "Already exists",
 	layerstore.LayerPending:     "Pending",
-	layerstore.LayerWaiting:     "Waiting for another pull of it",
+	layerstore.LayerWaiting:     "Waiting",
 	layerstore.LayerDownloading: "Downloading",
 	layerstore.LayerVerified:    "Pull complete",
 }
@@ -75,6 +77,8 @@ func (p *layersProgress) tell(l layerstore.LayerProgress) {
 	}
 	changed := b.state != l.State
 	b.state = l.State
+	words := layerWords[l.State]
+	b.words.Store(&words)
 	if p.height == 0 {
 		if changed && l.State != layerstore.LayerPending && l.State != layerstore.LayerDownloading {
 			fmt.Fprintf(p.w, "%s: %s\n", shortID(string(l.Digest)), layerWords[l.State])
@@ -100,11 +104,9 @@ func (p *layersProgress) draw(b *layerBar, l layerstore.LayerProgress) {
 	}
 	if b.bar == nil && l.State != layerstore.LayerPending {
 		options := []mpb.BarOption{
-			mpb.BarPriority(len(p.layers)),
+			mpb.BarPriority(l.Index),
 			mpb.PrependDecorators(decor.Name(shortID(string(l.Digest))+"  "), decor.Any(func(decor.Statistics) string {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				return fmt.Sprintf("%-14s", layerWords[b.state])
+				return fmt.Sprintf("%-14s", *b.words.Load())
 			})),
 			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f")),
 		}

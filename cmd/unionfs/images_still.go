@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,7 +82,7 @@ func stopProcesses(container *runner.Container) (stopped []int, err error) {
 // settle has the kernel write what a running container has written, waits until no file is half copied up, and makes sure
 // that the upper branch says all by itself.
 func settle(container *runner.Container) error {
-	if err := syncRoot(container); err != nil {
+	if err := container.SyncRoot(); err != nil {
 		return fmt.Errorf("writing what container %s has written: %w", container.Name, err)
 	}
 	for deadline := time.Now().Add(settleLimit); ; time.Sleep(20 * time.Millisecond) {
@@ -104,34 +101,6 @@ func settle(container *runner.Container) error {
 	linked, err := filepath.Glob(filepath.Join(container.Work(), "index", "*"))
 	if err == nil && len(linked) > 0 {
 		err = fmt.Errorf("container %s has changed files that have several names in its image, which are complete only when it has ended: end it first", container.Name)
-	}
-	return err
-}
-
-// syncRoot has the kernel write all that it keeps for a running container's root.
-func syncRoot(container *runner.Container) error {
-	processes, err := container.Processes()
-	if err != nil {
-		return err
-	}
-	// The init may not be looked into by an ordinary user, but there are others.
-	for _, p := range slices.Backward(processes) {
-		root := "/proc/" + strconv.Itoa(p.PID) + "/root"
-		var fd int
-		if fd, err = unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-			err = unix.Syncfs(fd)
-			unix.Close(fd)
-			return err
-		}
-		if !errors.Is(err, unix.EACCES) {
-			continue
-		}
-		// An ordinary user's mount is for those in its user namespace, and a program of several threads can't enter one.
-		out, nerr := exec.Command("nsenter", "--user", "--preserve-credentials", "--target", strconv.Itoa(p.PID), "sync", "-f", root).CombinedOutput()
-		if nerr == nil {
-			return nil
-		}
-		err = fmt.Errorf("nsenter: %w: %s", nerr, strings.TrimSpace(string(out)))
 	}
 	return err
 }

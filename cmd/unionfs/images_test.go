@@ -90,6 +90,41 @@ func TestTagInspectHistory(t *testing.T) {
 	}
 }
 
+func TestImagesRmi(t *testing.T) {
+	b := newImageBench(t)
+	one := b.importFiles("one:1", testimage.File{Name: "a"})
+	b.must("tag", "one:1", "team/app:2")
+	nameless := b.importFiles("gone:1", testimage.File{Name: "b"})
+	b.importFiles("gone:1", testimage.File{Name: "c"})
+	short := func(id string) string { return id[len("sha256:"):][:12] }
+	for line, want := range map[string]string{
+		"images -q one":                                                    short(one) + "\n",
+		"images -q --no-trunc one:1":                                       one + "\n",
+		"images -q one:2":                                                  "",
+		"images -q --filter dangling=true":                                 short(nameless) + "\n",
+		"images --filter reference=team/* --format {{.Tag}}":               "2\n",
+		"images --filter label=x --format {{.ID}}":                         "",
+		"images --filter before=one:1 -q":                                  "",
+		"images --filter since=one:1 --filter dangling=true -q --no-trunc": nameless + "\n",
+	} {
+		if out := b.must(strings.Fields(line)...); out != want {
+			t.Errorf("%s: %q, want %q", line, out, want)
+		}
+	}
+	if out := b.must("images", "--digests", "--no-trunc", "one"); !strings.Contains(out, "DIGEST") || !strings.Contains(out, one) || !strings.Contains(out, "<none>") {
+		t.Errorf("images --digests: %s", out)
+	}
+	for _, wrong := range [][]string{{"images", "--filter", "x=1"}, {"images", "--filter", "dangling=x"}, {"images", "--filter", "reference=["}, {"images", "--filter", "before=nowhere"},
+		{"images", "a", "b"}, {"rmi", one}, {"rmi", "nowhere"}} {
+		if code, _, errs := b.try(wrong...); code == 0 || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit code %d, %q", wrong, code, errs)
+		}
+	}
+	if out := b.must("rmi", "-f", short(one), "nowhere"); !strings.HasPrefix(out, "Untagged: team/app:2\nUntagged: one:1\nDeleted: "+one) {
+		t.Errorf("rmi -f: %q", out)
+	}
+}
+
 func TestPruneDfVerify(t *testing.T) {
 	b := newImageBench(t)
 	old := b.importFiles("mine:1", testimage.File{Name: "a", Content: make([]byte, 1<<20)})

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/runner"
+	"unionfs/volumes"
 )
 
 func inspectCommand() *cli.Command {
@@ -102,12 +103,15 @@ type containerDetails struct {
 		Status     string
 		Running    bool
 		Paused     bool
+		Restarting bool
+		Dead       bool
 		Pid        int // of the command's parent, the container's init, on the host
 		OOMKilled  bool
 		ExitCode   int
 		Error      string
 		StartedAt  time.Time // the zero time if it never did
 		FinishedAt time.Time
+		Health     *runner.HealthStatus `json:",omitempty"`
 	}
 	Image          string // the image's ID, or "host"
 	Name           string // with a slash before it, as Docker's
@@ -115,13 +119,12 @@ type containerDetails struct {
 	ResolvConfPath string
 	HostsPath      string
 	LogPath        string
-	HostConfig     struct {
-		AutoRemove     bool
-		NetworkMode    string
-		ReadonlyRootfs bool
-	}
-	Mounts []mountDetails
-	Config struct {
+	RestartCount   int
+	Driver         string // of the root
+	Platform       string
+	HostConfig     hostSettings
+	Mounts         []mountDetails
+	Config         struct {
 		Hostname    string
 		User        string
 		Tty         bool
@@ -133,6 +136,8 @@ type containerDetails struct {
 		Labels      map[string]string
 		StopSignal  string
 		StopTimeout int
+		Volumes     map[string]struct{} // at which there is a volume without a name of its own
+		Healthcheck *runner.HealthCheck `json:",omitempty"`
 	}
 	NetworkSettings networkSettings
 }
@@ -158,9 +163,16 @@ func detailsOf(root string, container *runner.Container, status *runner.Status) 
 	if d.Image == "" {
 		d.Image = container.Image()
 	}
-	d.HostConfig.AutoRemove = container.AutoRemove()
-	d.HostConfig.NetworkMode = networkMode(container)
-	d.HostConfig.ReadonlyRootfs = spec.Root != nil && spec.Root.Readonly
+	d.HostConfig = hostConfigOf(container)
+	d.RestartCount, d.Driver, d.Platform = status.RestartCount, "unionfs", "linux"
+	d.State.Restarting, d.State.Health = status.State == runner.StateRestarting, status.Health
+	d.Config.Healthcheck = container.HealthCheck()
+	d.Config.Volumes = map[string]struct{}{}
+	for _, v := range volumesOf(container) {
+		if v.Anonymous {
+			d.Config.Volumes[v.Target] = struct{}{}
+		}
+	}
 	for _, m := range spec.Mounts {
 		switch m.Destination {
 		case "/etc/hosts":
@@ -211,8 +223,8 @@ func parseFilters(values []string) (containerFilter, error) {
 	byName := map[string][]string{}
 	for _, value := range values {
 		name, want, found := strings.Cut(value, "=")
-		if !found || !slices.Contains([]string{"id", "name", "label", "status", "exited", "ancestor"}, name) {
-			return nil, usageError("--filter %q: want id, name, label, status, exited or ancestor, with =VALUE", value)
+		if !found || !slices.Contains([]string{"id", "name", "label", "status", "exited", "ancestor", "health", "volume"}, name) {
+			return nil, usageError("--filter %q: want id, name, label, status, exited, ancestor, health or volume, with =VALUE", value)
 		}
 		byName[name] = append(byName[name], want)
 	}
@@ -243,6 +255,13 @@ func matchesFilter(container *runner.Container, status *runner.Status, name, wan
 		return ok && (!exact || have == value)
 	case "status":
 		return stateOf(status) == want
+	case "health":
+		if status.Health == nil {
+			return want == "none"
+		}
+		return status.Health.Status == want
+	case "volume":
+		return slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Source == want || v.Target == want })
 	case "exited":
 		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
 	case "ancestor":

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 func lifecycleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
+		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped; in the background only", Value: "no"},
 		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
 	}
 }
@@ -29,6 +31,16 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 	}
 	if c.IsSet("stop-timeout") {
 		annotations[runner.AnnotationStopTimeout] = strconv.Itoa(c.Int("stop-timeout"))
+	}
+	policy, err := runner.ParseRestartPolicy(c.String("restart"))
+	if err != nil {
+		return nil, usageError("--restart: %w", err)
+	}
+	if policy.Name != runner.RestartNo {
+		if c.Bool("rm") {
+			return nil, usageError("--restart and --rm exclude each other")
+		}
+		annotations[runner.AnnotationRestart] = policy.String()
 	}
 	for _, option := range c.StringSlice("log-opt") {
 		name, value, _ := strings.Cut(option, "=")
@@ -129,14 +141,27 @@ func startCommand() *cli.Command {
 		Description: `Starts containers that were created or have ended, in the background; what they write goes to "unionfs logs". With
 --attach one runs in front, as with "unionfs run", and its exit code is the command's.
 
+With --all it is those whose --restart policy wants them to run: always, unless-stopped if nobody stopped them,
+on-failure if they failed. There is no daemon that does so after a reboot: call it from a unit of systemd, or from
+cron's @reboot.
+
 Examples:
    unionfs start web db
-   unionfs start -ai shell`,
+   unionfs start -ai shell
+   unionfs start --all`,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "start those that their --restart policy wants to run"},
 			&cli.BoolFlag{Name: "attach", Aliases: []string{"a"}, Usage: "stay in front, with the command's output"},
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command; implies --attach"},
+			detachKeysFlag(),
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("all") {
+				if err := arguments(c, 0, 0, "no arguments with --all"); err != nil {
+					return err
+				}
+				return startAll(c)
+			}
 			if !c.Bool("attach") && !c.Bool("interactive") {
 				return eachContainer(c, func(root string, container *runner.Container) error {
 					return startInBackground(c, root, container)
@@ -154,8 +179,41 @@ Examples:
 	}
 }
 
+// startAll starts the containers whose restart policy wants them to run, and prints their names.
+func startAll(c *cli.Context) error {
+	root, err := stateRoot(c)
+	if err != nil {
+		return err
+	}
+	state, err := runner.OpenState(root)
+	if err != nil {
+		return err
+	}
+	all, err := state.List()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, container := range slices.Backward(all) { // the oldest first
+		status, err := container.Status()
+		if err != nil || !container.WantsStart(status) {
+			continue
+		}
+		if err := startInBackground(c, root, container); err != nil {
+			failed = append(failed, fmt.Errorf("starting %s: %w", container.Name, err))
+			continue
+		}
+		fmt.Fprintln(c.App.Writer, container.Name)
+	}
+	return errors.Join(failed...)
+}
+
 // runInFront runs a container as this process's child, and returns its exit code as an error.
 func runInFront(c *cli.Context, root string, container *runner.Container, interactive bool) error {
+	keys, err := runner.ParseDetachKeys(c.String("detach-keys"))
+	if err != nil {
+		return usageError("--detach-keys: %w", err)
+	}
 	join, release, err := joinOf(root, container)
 	if err != nil {
 		return &exitError{exitRunFailed, err}
@@ -165,7 +223,12 @@ func runInFront(c *cli.Context, root string, container *runner.Container, intera
 		Join:        join,
 		Supervisor:  supervisorArguments(root, container),
 		Interactive: interactive,
+		DetachKeys:  keys,
 	})
+	if errors.Is(err, runner.ErrDetached) {
+		fmt.Fprintln(c.App.ErrWriter, "read escape sequence")
+		return nil
+	}
 	if code == 0 && err == nil {
 		return nil
 	}

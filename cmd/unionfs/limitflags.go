@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"strconv"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 // leastMemory is the least that Docker takes for --memory: the init needs some of it too.
@@ -20,12 +23,17 @@ func limitFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "use at most `SIZE` of memory, such as 512m"},
 		&cli.StringFlag{Name: "memory-swap", Usage: "use at most `SIZE` of memory and swap together; -1 for no limit", DefaultText: "twice the memory"},
+		&cli.StringFlag{Name: "memory-reservation", Usage: "leave `SIZE` of memory to the container when the host runs short"},
 		&cli.StringFlag{Name: "cpus", Usage: "use at most the time of `N` processors, such as 1.5"},
 		&cli.StringFlag{Name: "cpu-shares", Aliases: []string{"c"}, Usage: "get `N` parts of the processors' time where others have 1024"},
 		&cli.StringFlag{Name: "cpuset-cpus", Usage: "run on the processors `LIST` only, such as 0-2,7"},
 		&cli.StringFlag{Name: "cpuset-mems", Usage: "use memory of the nodes `LIST` only"},
 		&cli.StringFlag{Name: "pids-limit", Usage: "run at most `N` processes and threads; -1 for no limit"},
 		&cli.StringFlag{Name: "blkio-weight", Usage: "get `N` parts, 10 to 1000, of the disks' time"},
+		&cli.StringSliceFlag{Name: "device-read-bps", Usage: "read at most so many bytes a second from a disk: `DEVICE:RATE`, such as /dev/sda:10m"},
+		&cli.StringSliceFlag{Name: "device-write-bps", Usage: "write at most so many bytes a second to a disk: `DEVICE:RATE`"},
+		&cli.StringSliceFlag{Name: "device-read-iops", Usage: "make at most so many reads a second from a disk: `DEVICE:RATE`"},
+		&cli.StringSliceFlag{Name: "device-write-iops", Usage: "make at most so many writes a second to a disk: `DEVICE:RATE`"},
 	}
 }
 
@@ -66,9 +74,26 @@ func resourcesOf(c *cli.Context) (*specs.LinuxResources, error) {
 	if err != nil {
 		return nil, err
 	}
+	var blocks specs.LinuxBlockIO
 	if given {
 		n := uint16(weight)
-		r.BlockIO = &specs.LinuxBlockIO{Weight: &n}
+		blocks.Weight = &n
+	}
+	throttled := false
+	for flag, list := range map[string]*[]specs.LinuxThrottleDevice{
+		"device-read-bps": &blocks.ThrottleReadBpsDevice, "device-write-bps": &blocks.ThrottleWriteBpsDevice,
+		"device-read-iops": &blocks.ThrottleReadIOPSDevice, "device-write-iops": &blocks.ThrottleWriteIOPSDevice,
+	} {
+		for _, value := range c.StringSlice(flag) {
+			device, err := throttleOf(flag, value)
+			if err != nil {
+				return nil, err
+			}
+			*list, throttled = append(*list, device), true
+		}
+	}
+	if given || throttled {
+		r.BlockIO = &blocks
 	}
 	if r.Memory == nil && r.CPU == nil && r.Pids == nil && r.BlockIO == nil {
 		return nil, nil
@@ -76,7 +101,41 @@ func resourcesOf(c *cli.Context) (*specs.LinuxResources, error) {
 	return &r, nil
 }
 
+// throttleOf reads DEVICE:RATE.
+func throttleOf(flag, value string) (d specs.LinuxThrottleDevice, err error) {
+	i := strings.LastIndexByte(value, ':')
+	if i < 0 {
+		return d, usageError("--%s %q: want DEVICE:RATE", flag, value)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(value[:i], &st); err != nil {
+		return d, fmt.Errorf("--%s %s: %w", flag, value, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return d, fmt.Errorf("--%s %s: %s is no block device", flag, value, value[:i])
+	}
+	d.Major, d.Minor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	var rate int64
+	if strings.HasSuffix(flag, "-bps") {
+		rate, err = units.RAMInBytes(value[i+1:])
+	} else {
+		rate, err = strconv.ParseInt(value[i+1:], 10, 64)
+	}
+	if err != nil || rate <= 0 {
+		return d, usageError("--%s %q: want a rate above 0 after the colon", flag, value)
+	}
+	d.Rate = uint64(rate)
+	return d, nil
+}
+
 func readMemory(c *cli.Context, r *specs.LinuxResources) error {
+	if reserved := c.String("memory-reservation"); reserved != "" {
+		n, err := units.RAMInBytes(reserved)
+		if err != nil || n <= 0 {
+			return usageError("--memory-reservation %q: want a size, such as 256m", reserved)
+		}
+		r.Memory = &specs.LinuxMemory{Reservation: &n}
+	}
 	memory, swap := c.String("memory"), c.String("memory-swap")
 	if memory == "" {
 		if swap != "" {
@@ -96,7 +155,10 @@ func readMemory(c *cli.Context, r *specs.LinuxResources) error {
 			return usageError("--memory-swap %q: want memory and swap together, a size not below --memory, or -1", swap)
 		}
 	}
-	r.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &both}
+	if r.Memory == nil {
+		r.Memory = &specs.LinuxMemory{}
+	}
+	r.Memory.Limit, r.Memory.Swap = &limit, &both
 	return nil
 }
 

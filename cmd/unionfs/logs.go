@@ -26,6 +26,7 @@ Examples:
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the container ends"},
 			&cli.StringFlag{Name: "tail", Aliases: []string{"n"}, Usage: "print the last `NUMBER` lines", Value: "all"},
 			&cli.StringFlag{Name: "since", Usage: "print what was written after `TIME`: 2026-11-23T14:00:00Z, seconds since 1970, or 10m ago"},
+			&cli.StringFlag{Name: "until", Usage: "print what was written before `TIME`"},
 			&cli.BoolFlag{Name: "timestamps", Aliases: []string{"t"}, Usage: "put the time before each line"},
 		},
 		Action: func(c *cli.Context) error {
@@ -39,9 +40,11 @@ Examples:
 			} else if options.Tail, err = strconv.Atoi(tail); err != nil || options.Tail < 0 {
 				return usageError("--tail %q: want a number of lines, or all", tail)
 			}
-			if since := c.String("since"); since != "" {
-				if options.Since, err = parseTime(since, time.Now()); err != nil {
-					return usageError("--since: %w", err)
+			for flag, into := range map[string]*time.Time{"since": &options.Since, "until": &options.Until} {
+				if value := c.String(flag); value != "" {
+					if *into, err = parseTime(value, time.Now()); err != nil {
+						return usageError("--%s: %w", flag, err)
+					}
 				}
 			}
 			_, container, err := namedContainer(c)

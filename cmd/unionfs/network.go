@@ -30,12 +30,6 @@ Example:
 			networkCreateCommand(), networkListCommand(), networkInspectCommand(), networkRemoveCommand(),
 			networkConnectCommand(), networkDisconnectCommand(), networkPruneCommand(),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("unknown command \"network %s\"; see unionfs network --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 	}
 }
 

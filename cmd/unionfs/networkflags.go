@@ -55,6 +55,9 @@ func networkOf(c *cli.Context, root, image string, config imagespec.ImageConfig,
 	if r.mode == "default" {
 		r.mode = network.DefaultName
 	}
+	if request.isolation.runtime != "" && r.mode != "none" && r.mode != "host" {
+		return r, usageError("--network %s is not supported together with --runtime; known are none and host", r.mode)
+	}
 	if network.IsMode(r.mode) {
 		if len(names) > 1 {
 			return r, usageError("--network %s can't be together with another network", r.mode)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/docker/cli/templates"
 	"github.com/urfave/cli/v2"
@@ -72,26 +71,34 @@ func printTemplate[R any](w io.Writer, format string, rows []R) error {
 	if err != nil {
 		return usageError("--format: %w", err)
 	}
+	var lines []string
 	if isTable {
-		table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-		defer table.Flush()
-		w = table
-		heading := templateField.ReplaceAllStringFunc(format, func(s string) string {
-			return strings.ToUpper(templateField.FindStringSubmatch(s)[1])
-		})
-		fmt.Fprintln(w, heading)
+		field := regexp.MustCompile(`{{[^}]*\.(\w+)[^}]*}}`) // a use of one, of which the name is its heading
+		lines = append(lines, field.ReplaceAllStringFunc(format, func(s string) string {
+			return strings.ToUpper(field.FindStringSubmatch(s)[1])
+		}))
 	}
 	for _, r := range rows {
-		if err := parsed.Execute(w, r); err != nil {
+		var line strings.Builder
+		if err := parsed.Execute(&line, r); err != nil {
 			return usageError("--format: %w", err)
 		}
-		fmt.Fprintln(w)
+		lines = append(lines, line.String())
 	}
-	return nil
+	if !isTable {
+		for _, line := range lines {
+			if _, err := fmt.Fprintln(w, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var cells [][]string
+	for _, line := range lines {
+		cells = append(cells, strings.Split(line, "\t"))
+	}
+	return writeTable(w, cells, terminalWidth(w))
 }
-
-// templateField is a template's use of a field.
-var templateField = regexp.MustCompile(`{{[^}]*\.(\w+)[^}]*}}`)
 
 // confirm asks a question whose answer is yes or no.
 func confirm(c *cli.Context, question string) error {

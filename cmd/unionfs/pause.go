@@ -11,8 +11,8 @@ func pauseCommand() *cli.Command {
 		Name:      "pause",
 		Usage:     "hold all processes of containers where they are",
 		ArgsUsage: "CONTAINER...",
-		Description: `Holds all processes of each container where they are, until "unionfs unpause", by the kernel's freezer. An ordinary user
-without a delegated cgroup has none: the processes are then stopped by SIGSTOP, which they can notice.
+		Description: `Holds all processes of each container where they are, until "unionfs unpause", by the kernel's freezer. An ordinary
+user without a delegated cgroup has none: the processes are then stopped by SIGSTOP, which they can notice.
 
 Example:
    unionfs pause db && unionfs volume export -o db.tar data; unionfs unpause db`,

@@ -18,12 +18,6 @@ func containerCommand() *cli.Command {
 Example:
    unionfs container prune`,
 		Subcommands: []*cli.Command{containerPruneCommand()},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("unknown command \"container %s\"; see unionfs container --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 	}
 }
 
@@ -38,7 +32,7 @@ Example:
    unionfs container prune --filter label=job -f`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "don't ask"},
-			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor"},
+			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor, health, volume"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 0, 0, "no arguments"); err != nil {

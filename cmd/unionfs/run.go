@@ -49,7 +49,7 @@ Examples:
    unionfs run --rm -it alpine sh
    unionfs run --rm -v "$PWD":/src:ro -w /src -e CGO_ENABLED=0 golang go vet ./...
    unionfs run -d --name web -u www-data nginx`,
-		Flags: append(imageRunFlags(), &cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run it in the background, and print the container's ID"}),
+		Flags: append(imageRunFlags(), &cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run it in the background, and print the container's ID"}, detachKeysFlag()),
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
@@ -61,7 +61,7 @@ Examples:
 
 // imageRunFlags are those that run and create share.
 func imageRunFlags() []cli.Flag {
-	return slices.Concat(containerFlags(), lifecycleFlags(), []cli.Flag{
+	return slices.Concat(containerFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
 		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
@@ -243,6 +243,19 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	}
 	annotations[annotationImageID] = imageID
 	annotations[annotationNetwork] = request.network.mode
+	if l.image != hostImage {
+		image, err := findImage(root, imageID)
+		if err != nil {
+			return "", nil, err
+		}
+		health, err := healthAnnotation(c, image.RawConfig())
+		if err != nil {
+			return "", nil, err
+		}
+		if health != "" {
+			annotations[runner.AnnotationHealth] = health
+		}
+	}
 	container, err := state.Create(spec, runner.CreateOptions{
 		ID:          id,
 		Name:        c.String("name"),

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,13 +33,14 @@ func isolationFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "sysctl", Usage: "set a kernel parameter of the container's own: `NAME=VALUE`"},
 		&cli.StringFlag{Name: "shm-size", Usage: "make /dev/shm `SIZE` large", DefaultText: "64m"},
 		&cli.StringSliceFlag{Name: "add-host", Usage: "add a line to /etc/hosts: `NAME:ADDRESS`; the address host-gateway is this machine's"},
-		&cli.StringSliceFlag{Name: "group-add", Usage: "make the command's user a member of `GROUP` too"},
+		&cli.StringSliceFlag{Name: "group-add", Usage: "make the command's user a member of `GROUP` too; keep-groups is your own ones"},
 		&cli.StringFlag{Name: "stop-signal", Usage: "ask the command to end by `SIGNAL`", DefaultText: "the image's, or TERM"},
 		&cli.StringFlag{Name: "userns", Usage: "`MODE`: host, or keep-id to have your own ID inside"},
 		&cli.StringFlag{Name: "pid", Usage: "`MODE`: private"},
-		&cli.StringFlag{Name: "ipc", Usage: "`MODE`: private, or host to share the machine's message queues and /dev/shm"},
-		&cli.StringFlag{Name: "uts", Usage: "`MODE`: private, or host to share the machine's name"},
+		&cli.StringFlag{Name: "ipc", Usage: "`MODE`: private or shareable, host to share the machine's message queues and /dev/shm, or container:NAME to share another's"},
+		&cli.StringFlag{Name: "uts", Usage: "`MODE`: private, host to share the machine's name, or container:NAME to share another's"},
 		&cli.StringFlag{Name: "cgroupns", Usage: "`MODE`: private, or host to see the machine's cgroups"},
+		&cli.StringFlag{Name: "runtime", Usage: "have the OCI runtime `PROGRAM` make the container, such as runc"},
 		&cli.BoolFlag{Name: "init", Usage: "have an init in the container; there always is one"},
 	}
 }
@@ -57,7 +60,10 @@ type isolation struct {
 	groups           []string
 	stopSignal       string
 	keepID           bool
+	runtime          string // the path of another OCI runtime; "" for our own
+	mapsIDs          bool   // with keepID: there are others to be mapped around it
 	sharedNamespaces []specs.LinuxNamespaceType
+	ofContainers     map[specs.LinuxNamespaceType]string // namespaces that other containers share, by their IDs
 }
 
 func isolationOf(c *cli.Context) (isolation, error) {
@@ -73,6 +79,16 @@ func isolationOf(c *cli.Context) (isolation, error) {
 		if err := read(c); err != nil {
 			return i, err
 		}
+	}
+	if name := c.String("runtime"); name != "" {
+		program, err := exec.LookPath(name)
+		if err == nil {
+			program, err = filepath.Abs(program)
+		}
+		if err != nil {
+			return i, fmt.Errorf("--runtime %s: %w", name, err)
+		}
+		i.runtime = program
 	}
 	if i.stopSignal != "" {
 		if _, err := signal.ParseSignal(i.stopSignal); err != nil {
@@ -169,12 +185,29 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 		case mode == "" || mode == "private" || flag == "ipc" && mode == "shareable":
 		case mode == "host":
 			i.sharedNamespaces = append(i.sharedNamespaces, kind)
-		default:
+		case strings.HasPrefix(mode, "container:") && flag != "cgroupns":
+			id, err := sharingContainer(c, flag, strings.TrimPrefix(mode, "container:"))
+			if err != nil {
+				return err
+			}
+			if i.ofContainers == nil {
+				i.ofContainers = map[specs.LinuxNamespaceType]string{}
+			}
+			i.ofContainers[kind] = id
+		case flag == "cgroupns":
 			return usageError("--%s %q is not supported; known are private and host", flag, mode)
+		default:
+			return usageError("--%s %q is not supported; known are private, host and container:NAME", flag, mode)
 		}
+	}
+	if i.ofContainers[specs.UTSNamespace] != "" && c.String("hostname") != "" {
+		return usageError("--hostname: with --uts container:NAME the name is the other container's")
 	}
 	if c.String("uts") == "host" && c.String("hostname") != "" {
 		return usageError("--hostname: with --uts host the name is the machine's")
+	}
+	if slices.Contains(i.groups, runner.KeepGroups) && len(i.groups) > 1 {
+		return usageError("--group-add keep-groups can't be together with other groups")
 	}
 	switch mode := c.String("pid"); mode {
 	case "", "private":
@@ -195,14 +228,27 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if ranges {
-			return usageError("--userns keep-id is not supported together with the subordinate IDs that /etc/subuid gives you")
-		}
-		i.keepID = true
+		i.keepID, i.mapsIDs = true, ranges
 	default:
 		return usageError("--userns %q is not supported; known are host and keep-id", mode)
 	}
 	return nil
+}
+
+// sharingContainer is the ID of the container whose namespace is to be shared.
+func sharingContainer(c *cli.Context, flag, name string) (string, error) {
+	if runner.NeedsUserNamespace() {
+		return "", usageError("--%s container:%s is for root: each container of an ordinary user has user IDs of its own, and so rights over its own namespaces only", flag, name)
+	}
+	root, err := stateRoot(c)
+	if err != nil {
+		return "", err
+	}
+	other, err := findContainer(root, name)
+	if err != nil {
+		return "", err
+	}
+	return other.ID, nil
 }
 
 // user is the USER of --userns keep-id, "" without.
@@ -238,6 +284,17 @@ func (i *isolation) apply(spec *specs.Spec) (err error) {
 	}
 	for _, kind := range i.sharedNamespaces {
 		runner.ShareHostNamespace(spec, kind)
+	}
+	if i.mapsIDs {
+		if err := runner.KeepID(spec); err != nil {
+			return err
+		}
+	}
+	if i.runtime != "" {
+		spec.Annotations[runner.AnnotationRuntime] = i.runtime
+	}
+	for kind, id := range i.ofContainers {
+		runner.ShareContainerNamespace(spec, kind, id)
 	}
 	spec.Process.NoNewPrivileges = i.noNewPrivileges
 	if i.openPaths {

@@ -311,8 +311,10 @@ func runtimeSpecCommand() *cli.Command {
 			spec := runner.DefaultSpec()
 			spec.Process.Args, spec.Process.Terminal, spec.Process.NoNewPrivileges = []string{"sh"}, true, true
 			spec.Hostname = "unionfs"
-			// The first user namespace, until maps are written here.
-			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+			// The first user namespace, until maps are written here; and no time namespace, of which older runtimes know nothing.
+			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+				return ns.Type == specs.UserNamespace || ns.Type == specs.TimeNamespace
+			})
 			data, err := json.MarshalIndent(spec, "", "  ")
 			if err != nil {
 				return err

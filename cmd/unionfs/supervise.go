@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -192,6 +193,7 @@ func containerUnion(c *cli.Context, container *runner.Container, s *serving) (*c
 	if err != nil {
 		return nil, err
 	}
+	mapOwners(&owners, container.Spec.Linux)
 	return s.newUnion(cow.Options{Lower: []cow.Branch{lower}, Upper: container.Upper(), Work: container.Work(), Owners: owners})
 }
 
@@ -202,6 +204,22 @@ func recordsOwners(container *runner.Container, owners *cow.OwnerPolicy) (bool, 
 		return true, nil
 	}
 	return cow.RecordsOwners(container.Upper())
+}
+
+// mapOwners shows files to a container whose IDs are others than those around it: what is stored is what the container sees,
+// and so exact whatever the map.
+func mapOwners(policy *cow.OwnerPolicy, linux *specs.Linux) {
+	maps := func(mappings []specs.LinuxIDMapping) (out []cow.IDMap, root uint32) {
+		for _, m := range mappings {
+			out = append(out, cow.IDMap{Disk: m.ContainerID, Shown: m.HostID, Size: m.Size})
+			if m.ContainerID == 0 {
+				root = m.HostID
+			}
+		}
+		return out, root
+	}
+	policy.UIDMap, policy.Other.UID = maps(linux.UIDMappings)
+	policy.GIDMap, policy.Other.GID = maps(linux.GIDMappings)
 }
 
 // containerBranch opens what is below a container's upper branch.

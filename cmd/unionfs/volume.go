@@ -16,12 +16,12 @@ import (
 )
 
 func volumeCommand() *cli.Command {
-	command := &cli.Command{
+	return &cli.Command{
 		Name:  "volume",
 		Usage: "named volumes: create, ls, inspect, rm, prune, export, import",
-		Description: `Volumes keep data apart from containers: a directory of the host, without any file system between. They are made by the
-first container that names one (run -v NAME:TARGET), which also puts into it what the image has in that place, or by
-"unionfs volume create". Its own verbs are below.
+		Description: `Volumes keep data apart from containers: a directory of the host, without any file system between. They are made by
+the first container that names one (run -v NAME:TARGET), which also puts into it what the image has in that place, or
+by "unionfs volume create". Its own verbs are below.
 
 Example:
    unionfs volume ls`,
@@ -29,14 +29,7 @@ Example:
 			volumeCreateCommand(), volumeLsCommand(), volumeInspectCommand(), volumeRmCommand(), volumePruneCommand(),
 			volumeExportCommand(), volumeImportCommand(),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError("unknown command \"volume %s\"; see unionfs volume --help", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 	}
-	return command
 }
 
 // openVolumes returns the store of volumes, and where the state is.
@@ -375,8 +368,9 @@ func volumeExportCommand() *cli.Command {
 		Name:      "export",
 		Usage:     "write a volume as a tar",
 		ArgsUsage: "VOLUME",
-		Description: `Writes all that is in a volume as a tar, to standard output or to a file, with owners, modes, extended attributes and hard
-links. Files that a container changes meanwhile are written as they are found: stop or pause it for a copy of one moment.
+		Description: `Writes all that is in a volume as a tar, to standard output or to a file, with owners, modes, extended attributes and
+hard links. Files that a container changes meanwhile are written as they are found: stop or pause it for a copy of one
+moment.
 
 Examples:
    unionfs volume export -o cache.tar cache
@@ -411,8 +405,8 @@ func volumeImportCommand() *cli.Command {
 		Name:      "import",
 		Usage:     "put a tar into a volume",
 		ArgsUsage: "VOLUME FILE|-",
-		Description: `Unpacks a tar, such as "unionfs volume export" writes, into a volume, over what is there. The volume is made if there is
-none of that name. Nothing in the tar can lead out of the volume.
+		Description: `Unpacks a tar, such as "unionfs volume export" writes, into a volume, over what is there. The volume is made if there
+is none of that name. Nothing in the tar can lead out of the volume.
 
 Examples:
    unionfs volume import cache cache.tar

@@ -161,11 +161,16 @@ func (c *Completion) argument(command *cli.Command, n int) (found []Candidate, f
 		for _, name := range names {
 			found = append(found, Candidate{name.Value + suffix, name.About})
 		}
-		if !known && kind != "NAME" && kind != "SERVER" {
+		if !known && isFileKind(kind) {
 			files = true
 		}
 	}
 	return found, files
+}
+
+// isFileKind reports whether a usage's word stands for a file, or for a command, which may be one.
+func isFileKind(kind string) bool {
+	return slices.Contains([]string{"DIR", "PATH", "FILE", "TARGET", "MOUNT", "UPPER", "COMMAND"}, kind) || strings.Contains(kind, ".")
 }
 
 // argumentKinds reads a usage such as "CONTAINER NAME", "CONTAINER|IMAGE..." or "IMAGE IMAGE | MOUNT".

@@ -1,0 +1,201 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// TestNothingWrittenIsLost kills the command, the init and the supervisor, which is the FUSE server too, of containers that
+// write files and say so after each fsync. All that was said to be written must be there, in the upper branch and in a volume;
+// ps must tell the truth, and the container must be removable.
+func TestNothingWrittenIsLost(t *testing.T) {
+	const script = `i=0
+while :; do
+	i=$((i + 1))
+	echo "content $i" | dd of=/written/$i conv=fsync 2> /dev/null
+	echo "content $i" | dd of=/volume/$i conv=fsync 2> /dev/null
+	echo $i
+done`
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		volume := filepath.Join(c.home, "volume")
+		c.script(t, "mkdir volume")
+		for turn := range 9 {
+			victim := []string{"command", "init", "supervisor"}[turn%3]
+			name := fmt.Sprintf("k%d", turn)
+			cmd := c.command(t, shared.unionfs, "--root", c.root, "run", "--name", name, "-v", volume+":/volume", "bb:1", "sh", "-c", "mkdir /written; "+script)
+			output, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(output)
+			last := 0
+			for n := 0; n < 2+turn*3 && lines.Scan(); n++ {
+				fmt.Sscan(lines.Text(), &last)
+			}
+			time.Sleep(time.Duration(turn) * time.Millisecond / 2)
+			killPart(t, c, victim)
+			for lines.Scan() {
+				fmt.Sscan(lines.Text(), &last)
+			}
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != 137 {
+				t.Errorf("%s killed: exit code %d", victim, code)
+			}
+			if got := c.must(t, "ps", "-a", "--filter", "name="+name, "--format", "json"); !strings.Contains(strings.ToLower(got), "exited") {
+				t.Errorf("%s killed: ps says %s", victim, got)
+			}
+			upper, err := filepath.Glob(filepath.Join(c.root, "containers/*/upper/written"))
+			if err != nil || len(upper) != 1 || last == 0 {
+				t.Fatalf("%s killed after %d files: upper branches %q, %v", victim, last, upper, err)
+			}
+			for _, dir := range []string{upper[0], volume} {
+				for i := 1; i <= last; i++ {
+					data, err := os.ReadFile(filepath.Join(dir, fmt.Sprint(i)))
+					if err != nil || string(data) != fmt.Sprintf("content %d\n", i) {
+						t.Errorf("%s killed after %d files: %s/%d holds %q, %v", victim, last, dir, i, data, err)
+					}
+				}
+			}
+			c.must(t, "rm", name)
+			c.script(t, "rm -f volume/*")
+		}
+	})
+}
+
+// containerState is what the state.json of the caller's only container says.
+func containerState(t *testing.T, c *caller) (state struct{ SupervisorPID, InitPID int }) {
+	t.Helper()
+	states, err := filepath.Glob(filepath.Join(c.root, "containers/*/state.json"))
+	if err != nil || len(states) != 1 {
+		t.Fatalf("%q, %v", states, err)
+	}
+	data, err := os.ReadFile(states[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &state); err != nil || state.InitPID == 0 {
+		t.Fatalf("%s, %v", data, err)
+	}
+	return state
+}
+
+// killPart kills one of a container's processes, as root.
+func killPart(t *testing.T, c *caller, victim string) {
+	t.Helper()
+	state := containerState(t, c)
+	pid := map[string]int{"supervisor": state.SupervisorPID, "init": state.InitPID}[victim]
+	if victim == "command" {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", state.InitPID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, task := range paths(filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", state.InitPID))) {
+			if more, err := os.ReadFile(task); err == nil {
+				children = append(children, more...)
+			}
+		}
+		fmt.Sscan(string(children), &pid)
+	}
+	if pid == 0 {
+		t.Fatalf("no %s to kill", victim)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRuntimeKilled kills "runtime create", "start" and "exec" at different instants. What is left is what "state" says, and
+// "delete --force" removes it.
+func TestRuntimeKilled(t *testing.T) {
+	c := newCaller(t, "root")
+	c.linkNames(t)
+	group := filepath.Base(c.home)
+	bundle := c.writeBundle(t, func(s *specs.Spec) {
+		s.Process.Args = []string{"sh", "-c", "sleep 1000 & sleep 1000"}
+		s.Linux.CgroupsPath = "/unionfs-test/" + group
+	})
+	runtime := func(args ...string) *exec.Cmd {
+		return c.command(t, c.home+"/bin/unionfs-runtime", append([]string{"--root", c.home + "/runtime"}, args...)...)
+	}
+	ok := func(args ...string) {
+		t.Helper()
+		if r := run(t, runtime(args...)); r.code != 0 {
+			t.Fatalf("%q: %+v", args, r)
+		}
+	}
+	for turn := range 24 {
+		verb := []string{"create", "start", "exec"}[turn%3]
+		command := map[string][]string{"create": {"create", "--bundle", bundle, "x"}, "start": {"start", "x"}, "exec": {"exec", "x", "sh", "-c", "sleep 1000"}}[verb]
+		if verb != "create" {
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			create := runtime("create", "--bundle", bundle, "x")
+			create.Stdout, create.Stderr = null, null // it keeps them
+			if err := create.Run(); err != nil {
+				t.Fatal(err)
+			}
+			null.Close()
+		}
+		if verb == "exec" {
+			ok("start", "x")
+		}
+		victim := runtime(command...)
+		if err := victim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(turn*turn) * time.Millisecond / 8)
+		_ = victim.Process.Kill()
+		_ = victim.Wait()
+		if verb != "create" {
+			r := run(t, runtime("state", "x"))
+			var state specs.State
+			if err := json.Unmarshal([]byte(r.stdout), &state); err != nil {
+				t.Fatalf("%s killed: %+v", verb, r)
+			}
+			if state.Status != specs.StateRunning && (verb != "start" || state.Status != specs.StateCreated) {
+				t.Errorf("%s killed: state %s", verb, state.Status)
+			}
+		}
+		ok("delete", "--force", "x")
+		if entries, err := os.ReadDir(c.home + "/runtime"); err != nil && !os.IsNotExist(err) || len(entries) > 0 {
+			t.Errorf("%s killed: left %v, %v", verb, entries, err)
+		}
+		if left := paths(filepath.Glob("/sys/fs/cgroup/*/unionfs-test/" + group)); len(left) > 0 {
+			t.Errorf("%s killed: cgroups are left: %q", verb, left)
+		}
+	}
+	// Nothing of the program that waits, or would wait for ever, to become a command.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var left []string
+		for _, name := range paths(filepath.Glob("/proc/[0-9]*/cmdline")) {
+			if line, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(line), "unionfs-oci-init") {
+				left = append(left, name)
+			}
+		}
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("processes are left: %q", left)
+		}
+	}
+	for _, dir := range paths(filepath.Glob("/sys/fs/cgroup/*/unionfs-test")) {
+		os.Remove(dir)
+	}
+}

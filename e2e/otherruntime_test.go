@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestOtherRuntime has runc, and the program itself under its name as a runtime, make containers of "run".
+func TestOtherRuntime(t *testing.T) {
+	for _, test := range []struct{ kind, runtime string }{
+		{"root", "runc"}, {"root", "own"}, {"user with subordinate IDs", "own"},
+	} {
+		t.Run(test.runtime+" as "+test.kind, func(t *testing.T) {
+			c := newCaller(t, test.kind)
+			importBusybox(t, c)
+			runtime := test.runtime
+			if runtime == "own" {
+				c.linkNames(t)
+				runtime = filepath.Join(c.home, "bin/unionfs-runtime")
+			}
+			for _, sub := range []struct {
+				flags  []string
+				args   []string
+				code   int
+				stdout string
+			}{
+				{nil, []string{"sh", "-c", "id -u; cat /proc/1/comm; hostname | wc -c; echo new > /etc/new; cat /etc/new; exit 7"}, 7, "0\nsh\n13\nnew\n"},
+				{[]string{"-u", "12:34", "-w", "/bin", "-e", "A=b"}, []string{"sh", "-c", "id -u; id -g; pwd; echo $A; grep Seccomp: /proc/self/status; kill -9 $$; true"}, 0, "12\n34\n/bin\nb\nSeccomp:\t2\n"},
+				{nil, []string{"nosuchcommand"}, 127, ""},
+				{[]string{"--read-only"}, []string{"touch", "/x"}, 1, ""},
+				{[]string{"-t"}, []string{"tty"}, 0, "/dev/pts/0\r\n"},
+				{[]string{"-v", c.home + ":/v:ro"}, []string{"sh", "-c", "ls -d /v/state; touch /v/x 2> /dev/null || echo refused"}, 0, "/v/state\nrefused\n"},
+			} {
+				args := append(append(append([]string{"run", "--rm", "--runtime", runtime}, sub.flags...), "bb:1"), sub.args...)
+				if r := c.try(t, args...); r.code != sub.code || r.stdout != sub.stdout {
+					t.Errorf("%q: %+v, want code %d and %q", sub.args, r, sub.code, sub.stdout)
+				}
+			}
+			c.must(t, "run", "-d", "--name", "back", "--runtime", runtime, "bb:1", "sh", "-c", "trap 'echo ended; exit 3' TERM; echo started; touch /ready; while :; do sleep 0.02; done")
+			if got := c.must(t, "exec", "-e", "X=y", "-u", "5", "back", "sh", "-c", "until test -e /ready; do sleep 0.02; done; echo $X; id -u; pidof sh | wc -w"); !strings.HasPrefix(got, "y\n5\n") {
+				t.Errorf("exec: %q", got)
+			}
+			if r := c.try(t, "exec", "back", "sh", "-c", "exit 9"); r.code != 9 {
+				t.Errorf("exec: %+v", r)
+			}
+			c.must(t, "stop", "back")
+			if got := c.must(t, "logs", "back"); got != "started\nended\n" {
+				t.Errorf("logs: %q", got)
+			}
+			if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (3)") {
+				t.Errorf("ps: %s", got)
+			}
+			if got := c.must(t, "diff", "back"); got != "A /ready\n" {
+				t.Errorf("diff: %q", got)
+			}
+			c.must(t, "rm", "back")
+
+			// Nothing outlives the supervisor.
+			c.must(t, "run", "-d", "--name", "killed", "--runtime", runtime, "bb:1", "sleep", "1000")
+			pid := containerState(t, c).InitPID
+			killPart(t, c, "supervisor")
+			for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+				if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
+					break // for whoever adopted it to reap
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("the container outlives its supervisor")
+				}
+			}
+			if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (137)") {
+				t.Errorf("ps: %s", got)
+			}
+			c.must(t, "rm", "killed")
+		})
+	}
+	c := newCaller(t, "root")
+	importBusybox(t, c)
+	oneLine(t, c.try(t, "run", "--rm", "--runtime", "no-such-runtime", "bb:1", "true"), 125, "no-such-runtime")
+}
