@@ -11,13 +11,9 @@ func TestCommitOwners(t *testing.T) {
 		importBusybox(t, c)
 		c.must(t, "run", "--name", "work", "bb:1", "sh", "-c", `
 			mkdir /made; echo 1 > /made/plain; echo 2 > /made/other; ln -s plain /made/link; mkfifo /made/fifo
-			chmod 4750 /made/plain; chown 12:34 /made/other || true; rm /etc/group`)
+			chmod 4750 /made/plain; chown 12:34 /made/other; rm /etc/group`)
 		c.must(t, "commit", "work", "made:1")
-		owner := "12/34"
-		if c.uid != 0 && !c.subordinates {
-			// There is one ID; whether another can be recorded is not the point here.
-			owner = strings.TrimSpace(c.script(t, `$UNIONFS run --rm made:1 stat -c %u/%g /made/other`))
-		}
+		const owner = "12/34" // also where the host has no such ID for the caller: then it is recorded
 		for _, what := range []string{"work", "made:1"} {
 			out := c.script(t, `$UNIONFS export $1 | tar -tv --numeric-owner | sed 's/  */ /g' | cut -d ' ' -f 1,2,6- | grep -E 'made|etc/group' | sort`, what)
 			want := strings.Join([]string{
@@ -49,10 +45,6 @@ func TestCommitRunning(t *testing.T) {
 		// It goes on.
 		before := c.must(t, "exec", "live", "cat", "/sum")
 		c.script(t, `was=$($UNIONFS exec live cat /a); n=0; while [ "$($UNIONFS exec live cat /a)" = "$was" ]; do n=$((n+1)); test $n -lt 50; sleep 0.1; done`)
-		c.must(t, "commit", "--pause=false", "live", "live:2")
-		if after := c.must(t, "run", "--rm", "live:2", "cat", "/sum"); after != before {
-			t.Errorf("the image has %q, the container %q", after, before)
-		}
 		if out := c.script(t, `$UNIONFS export live | tar -xO sum`); out != before {
 			t.Errorf("exported %q", out)
 		}
