@@ -202,7 +202,7 @@ type manyBranch struct{ manyNames }
 func (manyBranch) Describe() string { return "many names" }
 func (manyBranch) Indexed() bool    { return false }
 func (b manyBranch) Root() (Dir, error) {
-	return manyDir{b.manyNames}, nil
+	return manyDir(b), nil
 }
 
 type manyDir struct{ manyNames }
