@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,11 +33,21 @@ func (w *tree) mountKernel(writable bool, options ...string) (mnt string, unmoun
 	unmount = func() {
 		if mounted {
 			mounted = false
-			must(w.t, unix.Unmount(mnt, 0))
+			unmountPatiently(w.t, mnt)
 		}
 	}
 	w.t.Cleanup(unmount)
 	return mnt, unmount
+}
+
+// unmountPatiently unmounts what somebody may be looking at for a moment, as programs do that walk through all mounts.
+func unmountPatiently(t *testing.T, path string) {
+	t.Helper()
+	err := unix.Unmount(path, 0)
+	for deadline := time.Now().Add(10 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(path, 0) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	must(t, err)
 }
 
 // kernelShows fails unless the kernel's overlayfs shows what the plain directory has. With metacopy "off" it refuses the
