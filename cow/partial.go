@@ -53,10 +53,14 @@ type partials struct {
 
 func (p *partial) blocks() int { return int((p.size + partialBlock - 1) / partialBlock) }
 
-func (p *partial) owns(block int) bool { return p.bits[block/8]&(1<<(block%8)) != 0 }
+// owns reports whether a block is the file's own, as all are when it is whole. The caller holds mu.
+func (p *partial) owns(block int) bool { return p.whole || p.bits[block/8]&(1<<(block%8)) != 0 }
 
 // take marks a block as the file's own. The caller holds mu exclusively.
 func (p *partial) take(block int) {
+	if p.whole {
+		return // completed since the caller took the partial up: there is no record any more
+	}
 	p.bits[block/8] |= 1 << (block % 8)
 }
 
