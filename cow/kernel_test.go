@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -71,6 +72,17 @@ func (w *tree) kernelShows(metacopy, after string) {
 	}
 }
 
+// withoutLinks leaves out which names a description of a tree says to be hard links of which.
+func withoutLinks(tree []string) []string {
+	out := make([]string, len(tree))
+	for i, line := range tree {
+		out[i] = hardLink.ReplaceAllString(line, "")
+	}
+	return out
+}
+
+var hardLink = regexp.MustCompile(` = /\S+`)
+
 // TestKernelOverlay passes the same upper branch back and forth between this union and the kernel's overlayfs, each of which
 // does random operations to it, and finds the same tree every time.
 func TestKernelOverlay(t *testing.T) {
@@ -118,7 +130,9 @@ func TestKernelOverlay(t *testing.T) {
 				must(t, err)
 				plainTree, err := modeltest.Dump(w.plain, false)
 				must(t, err)
-				if !slices.Equal(kernelTree, plainTree) {
+				// The kernel gives the names of one file of the upper branch different inode numbers in some cases. They are still
+				// one file, as the union shows.
+				if !slices.Equal(withoutLinks(kernelTree), withoutLinks(plainTree)) {
 					// The kernel's own difference: a plain directory is no measure of the union then.
 					t.Logf("the kernel alone has:\n%s\nthe plain directory alone:\n%s", modeltest.Missing(kernelTree, plainTree), modeltest.Missing(plainTree, kernelTree))
 					w.copyPlain(mnt)
