@@ -74,7 +74,7 @@ func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wante
 		return nil, nil, errors.Join(err, removeScratch(b.scratch))
 	}
 	return b, func() error {
-		return errors.Join(b.images.close(), b.endPodman(), os.RemoveAll(b.runRoot), removeScratch(b.scratch))
+		return errors.Join(b.images.close(), b.endPodman(), removeTree(b.runRoot), removeScratch(b.scratch))
 	}, nil
 }
 

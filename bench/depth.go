@@ -12,6 +12,7 @@ import (
 
 	"github.com/docker/go-units"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // DepthOptions says what [Depth] measures. Zero values mean the defaults.
@@ -305,7 +306,17 @@ func removeScratch(dir string) error {
 	if strings.Contains(string(mounts), " "+dir+"/") {
 		return fmt.Errorf("something is still mounted in %s; unmount it and remove that directory", dir)
 	}
-	return os.RemoveAll(dir)
+	return removeTree(dir)
+}
+
+// removeTree removes a directory in which somebody may be removing files as well, or writing the last: what a tool started in the
+// background before it ended.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, unix.ENOTEMPTY) && time.Now().Before(deadline); err = os.RemoveAll(dir) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
 }
 
 func humanSize(n int64) string { return units.BytesSize(float64(n)) }

@@ -21,7 +21,7 @@ type FullOptions struct {
 
 // DefaultBudget is the time that Full is given if the user says nothing: on a machine that does nothing else it ends within
 // a quarter of an hour.
-const DefaultBudget = 12 * time.Minute
+const DefaultBudget = 8 * time.Minute
 
 // Full measures everything that the documentation shows, in one report. A benchmark that fails is noted in the report and
 // doesn't keep the others from being done.

@@ -63,7 +63,7 @@ func (b *containerBench) imagesAt(plain string, depth int, change []string, pace
 				return err
 			}
 			err := b.lifeOfImages(t, refs, depth, change)
-			if err = errors.Join(err, b.endPodman(), os.RemoveAll(b.dir(t))); err != nil {
+			if err = errors.Join(err, b.endPodman(), removeTree(b.dir(t))); err != nil {
 				return err
 			}
 			b.o.Progress.step(1)
