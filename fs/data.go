@@ -3,6 +3,7 @@ package fs
 import (
 	"encoding/binary"
 	"math"
+	"os"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -36,7 +37,7 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 			f.Release()
 			return nil, h.status("read", err)
 		}
-		if off >= 0 && size >= spliceMin {
+		if off >= 0 && size >= spliceMin && fitsPipe(f.Off+off, size) {
 			return &dataResult{f: f, off: off, size: int(size)}, fuse.OK
 		}
 	}
@@ -54,6 +55,19 @@ func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	r := h.results.Get().(*copied)
 	r.data[0] = buf[:got]
 	return r, fuse.OK
+}
+
+// fitsPipe reports whether the pipe that the library takes for a reply of size bytes (trySplice) holds as many from this offset of a
+// file. A pipe has a place for each page that is touched, and one for the header; the library counts bytes, and sends what
+// did not fit as if the file ended there. Tars have their files at multiples of 512 bytes.
+func fitsPipe(off, size int64) bool {
+	const header = 16 // struct fuse_out_header
+	page := int64(os.Getpagesize())
+	places := int64(1)
+	for places*page < header+size+page { // as the kernel rounds up (fs/pipe.c, round_pipe_size)
+		places *= 2
+	}
+	return 1+(off%page+size+page-1)/page <= places
 }
 
 // present cuts size to what there is of a file whose end only its descriptor knows. To find the end only while splicing is
