@@ -60,21 +60,38 @@ func syncDir(dir int) error {
 
 // recoverPartials completes what a killed union left.
 func (u *Union) recoverPartials() error {
+	return u.leftPartials(func(number string) (bool, error) {
+		if err := u.recoverPartial(number); err != nil {
+			return false, fmt.Errorf("completing the copy-up that an earlier mount of %s began: %w", u.upper.path, err)
+		}
+		return false, nil
+	})
+}
+
+// leftPartials calls take with the number of every copy under way that a killed union left, and then removes what is in
+// work/partial of those that are not to be kept.
+func (u *Union) leftPartials(take func(number string) (keep bool, err error)) error {
 	b := u.upper
 	var names []string
 	if err := listAt(b.partial, "", func(e dirent) bool { names = append(names, e.name); return true }); err != nil {
 		return err
 	}
+	kept := map[string]bool{}
 	for _, name := range names {
 		number, isData := strings.CutSuffix(name, ".data")
 		if !isData {
 			continue
 		}
-		if err := u.recoverPartial(number); err != nil {
-			return fmt.Errorf("completing the copy-up that an earlier mount of %s began: %w", b.path, err)
+		keep, err := take(number)
+		if err != nil {
+			return err
 		}
+		kept[number] = keep
 	}
 	for _, name := range names {
+		if number, _, _ := strings.Cut(name, "."); kept[number] {
+			continue
+		}
 		if err := unix.Unlinkat(b.partial, name, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
@@ -107,40 +124,21 @@ func (u *Union) recoverPartial(number string) error {
 
 // resumePartials goes on with the copies that a killed union had under way, in the background.
 func (u *Union) resumePartials() error {
-	b := u.upper
-	var names []string
-	if err := listAt(b.partial, "", func(e dirent) bool { names = append(names, e.name); return true }); err != nil {
-		return err
-	}
-	resumed := map[string]bool{}
-	for _, name := range names {
-		number, isData := strings.CutSuffix(name, ".data")
-		if !isData {
-			continue
-		}
+	return u.leftPartials(func(number string) (bool, error) {
 		p, err := u.reopenPartial(number)
 		if err != nil {
-			return fmt.Errorf("going on with a copy-up in %s: %w", b.path, err)
+			return false, fmt.Errorf("going on with a copy-up in %s: %w", u.upper.path, err)
 		}
 		if p == nil {
-			continue
+			return false, nil
 		}
-		if err := unmarkMetacopy(b.partial, number+".data"); err != nil {
-			return err
+		if err := unmarkMetacopy(u.upper.partial, number+".data"); err != nil {
+			return false, err
 		}
-		resumed[number] = true
 		u.addPartial(p)
 		u.completeLater(p)
-	}
-	for _, name := range names {
-		if number, _, _ := strings.Cut(name, "."); resumed[number] {
-			continue
-		}
-		if err := unix.Unlinkat(b.partial, name, 0); err != nil && err != unix.ENOENT {
-			return err
-		}
-	}
-	return nil
+		return true, nil
+	})
 }
 
 // reopenPartial takes up a copy that a killed union had under way; nil if it was complete, or its file has no name.
