@@ -252,10 +252,11 @@ func TestAutoRemoveInBackground(t *testing.T) {
 }
 
 // TestRename: also of a container that runs; names are free when and only when nobody has them.
+// None of the names could be the beginning of an ID, by which containers are found too.
 func TestRename(t *testing.T) {
 	w := newWard(t, worlds()[0])
 	r := w.shell("sleep 1000")
-	r.Options.Name = "a"
+	r.Options.Name = "old"
 	r.Options.AutoRemove = true
 	d := w.detach(r)
 	st := d.container.state
@@ -265,14 +266,14 @@ func TestRename(t *testing.T) {
 			t.Errorf("renaming to %q: %v", name, err)
 		}
 	}
-	must(t, d.container.Rename("b"))
-	if c, err := st.Get("b"); err != nil || c.ID != d.container.ID {
-		t.Errorf("b is %v, %v", c, err)
+	must(t, d.container.Rename("new"))
+	if c, err := st.Get("new"); err != nil || c.ID != d.container.ID {
+		t.Errorf("new is %v, %v", c, err)
 	}
-	if _, err := st.Get("a"); err == nil {
-		t.Error("a is still there")
+	if _, err := st.Get("old"); err == nil {
+		t.Error("old is still there")
 	}
-	must(t, other.Rename("a"))
+	must(t, other.Rename("old"))
 	// As a renaming that was cut short leaves it: the file names a container that has another name.
 	must(t, os.WriteFile(filepath.Join(st.namesDir(), "half"), []byte(other.ID), 0o600))
 	if _, err := st.Get("half"); err == nil {
@@ -281,7 +282,7 @@ func TestRename(t *testing.T) {
 	must(t, other.Rename("half"))
 	must(t, d.container.Kill(20*time.Second))
 	eventually(t, "it removed itself", func() bool { _, err := st.Get(d.container.ID); return err != nil })
-	must(t, other.Rename("b"))
+	must(t, other.Rename("new"))
 }
 
 // TestLog: parts, tail, since and rotation.
