@@ -10,28 +10,52 @@ type BirthDir interface {
 	Birth(e Entry) (unix.Timespec, bool)
 }
 
-// Birth returns when a file was made; false if nobody knows. Of a file that was copied up it is the copy's, as in overlayfs.
+// Birth returns when a file was made; false if nobody knows. It stays when the file is copied up; but of one that was renamed then, another
+// union only knows the copy's.
 func (u *Union) Birth(n *Node) (unix.Timespec, bool) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if n.inUpper {
-		p, err := u.at(n)
-		if err != nil {
+	if s, ok := u.bornAs(n); ok {
+		d, ok := s.dir.(BirthDir)
+		if !ok {
 			return unix.Timespec{}, false
 		}
-		defer p.done()
-		return birthAt(p.dir, p.name)
-	}
-	s := &n.low
-	if n.isDir() {
-		s = &n.dir.sources[0]
-	}
-	if d, ok := s.dir.(BirthDir); ok {
 		return d.Birth(s.entry)
 	}
-	return unix.Timespec{}, false
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	p, err := u.at(n)
+	if err != nil {
+		return unix.Timespec{}, false
+	}
+	defer p.done()
+	return birthAt(p.dir, p.name)
+}
+
+// bornAs returns the lower file that a node is or was copied up from, if it is known where that is. The caller holds tree.
+func (u *Union) bornAs(n *Node) (source, bool) {
+	n.mu.RLock()
+	s, from := n.low, n.links
+	if n.isDir() && len(n.dir.sources) > 0 {
+		s = n.dir.sources[0]
+	}
+	var l link
+	if len(from) > 0 {
+		l = from[0]
+	}
+	n.mu.RUnlock()
+	if s.dir != nil || n.id < 1<<inoBits || l.parent == nil {
+		return s, s.dir != nil
+	}
+	// Only where it comes from is recorded. Most files are where they were.
+	l.parent.mu.RLock()
+	defer l.parent.mu.RUnlock()
+	low, ok, err := l.parent.dir.lookupLower(l.name)
+	if err != nil || !ok {
+		return source{}, false
+	}
+	id, err := u.sourceID(&low.source)
+	return low.source, err == nil && id == n.id
 }
 
 func (d *hostDir) Birth(e Entry) (unix.Timespec, bool) {

@@ -184,7 +184,7 @@ func TestDropInOptions(t *testing.T) {
 		mkdir -p lower/shared lower/dir/sub merged; echo content > lower/file; chmod 777 lower/shared
 		setfacl -d -m u:7:rwx,g::rwx,o::r lower/shared
 		with() {
-			echo "== $1"
+			echo "== ${1-}"
 			mkdir upper work
 			fuse-overlayfs -o "lowerdir=lower,upperdir=upper,workdir=work${1:+,$1}" merged
 		}

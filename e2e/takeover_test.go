@@ -73,7 +73,7 @@ func (m *mounted) unmount(t *testing.T) {
 		return
 	}
 	m.unionfs(t, "umount", m.mnt)
-	for deadline := time.Now().Add(5 * time.Second); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after umount there are still the processes %v", m.processes(t))
 		}

@@ -125,7 +125,7 @@ func TestMillionNames(t *testing.T) {
 	}
 
 	gone := map[int]bool{}
-	for i := 0; i < million; i += million / 499 { // both branches'
+	for i := 0; i < million; i += 2003 { // of both branches
 		if err := unix.Unlinkat(dir, millionName(i), 0); err != nil {
 			t.Fatal(err)
 		}
@@ -138,18 +138,16 @@ func TestMillionNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	expect("after changes", gone, made)
 	for i := range gone {
+		if i%2 != 0 {
+			continue
+		}
+		delete(gone, i)
 		if err := unix.Mknodat(dir, millionName(i), unix.S_IFREG|0o600, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i := range made {
-		if err := unix.Unlinkat(dir, "made"+strconv.Itoa(i), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	expect("as it was", nil, 0)
+	expect("after changes", gone, made)
 	if st := stat(t, filepath.Join(path, millionName(0))); st.Mode&0o777 != 0o600 {
 		t.Errorf("a name that was made again has mode %#o", st.Mode)
 	}

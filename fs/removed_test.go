@@ -10,8 +10,8 @@ import (
 	"unionfs/fs"
 )
 
-// TestRemovedButOpenDirectory goes on with directories that somebody holds open after they were removed: they are empty, nothing can be
-// made in them, and another of the same name is another one.
+// TestRemovedButOpenDirectory goes on with directories that somebody holds open after they were removed: nothing is in them or can be
+// made there, and another of the same name is another one.
 func TestRemovedButOpenDirectory(t *testing.T) {
 	b := newBranches(t)
 	b.inLower(t, "lower/gone", "")
@@ -27,8 +27,8 @@ func TestRemovedButOpenDirectory(t *testing.T) {
 		}
 		mkdir(t, path)
 		write(t, filepath.Join(path, "in"), "of the other directory")
-		if list := listing(t, fd); len(list) != 0 {
-			t.Errorf("%s: there is still %v", name, namesOf(list))
+		if n, err := unix.Getdents(fd, make([]byte, 4096)); err != unix.ENOENT { // as everywhere: iterate_dir in fs/readdir.c
+			t.Errorf("%s: listing it gives %d bytes, %v", name, n, err)
 		}
 		var st, other unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil || st.Nlink != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
