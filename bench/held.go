@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,7 +42,12 @@ func (p heldPeer) mount(ctx context.Context, s *stack, at site) (*mounted, error
 	return &mounted{
 		root:    at.target,
 		seconds: time.Since(start).Seconds(),
-		unmount: func() error { return run(context.WithoutCancel(ctx), p.program, "umount", at.target) },
+		unmount: func() error {
+			if err := run(context.WithoutCancel(ctx), p.program, "umount", at.target); err != nil {
+				return err
+			}
+			return awaitEnd(at.target)
+		},
 		giveUp: func() {
 			for _, find := range []func(string) (int, error){holderOf, serverOf} {
 				if pid, err := find(at.target); err == nil {
@@ -50,6 +56,22 @@ func (p heldPeer) mount(ctx context.Context, s *stack, at site) (*mounted, error
 			}
 		},
 	}, nil
+}
+
+// awaitEnd returns when the processes of a mount that is gone have ended.
+func awaitEnd(target string) error {
+	for deadline := time.Now().Add(endLimit); ; time.Sleep(time.Millisecond) {
+		pid, err := holderOf(target)
+		if errors.Is(err, errNoProcess) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d didn't end within %v of its mount's end", pid, endLimit)
+		}
+	}
 }
 
 var errNoProcess = errors.New("no process of the mount was found")
