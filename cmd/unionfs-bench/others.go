@@ -86,22 +86,19 @@ func takeoverCommand() *cli.Command {
 		Name:  "takeover",
 		Usage: "measure how long nobody answers when a server is killed",
 		Description: `Lists a tree and asks for the attributes of every entry, so that the kernel knows them all. Then it kills the server of the mount
-again and again, while it goes on asking, and reports the longest wait for an answer around each kill.
+--runs times, while it goes on asking, and reports the longest wait for an answer around each kill.
 
 Example:
-   unionfs bench takeover --entries 14000,1000000 --kills 25`,
+   unionfs bench takeover --entries 14000,1000000 --runs 50`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "14000"},
-			&cli.IntFlag{Name: "kills", Usage: "how many servers of each", Value: 25},
+			runsFlag(25),
 		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.TakeoverOptions{Kills: c.Int("kills"), Progress: newProgress()}
-			if o.Kills < 1 {
-				return usageError("takeover: --kills must be at least 1")
-			}
+			o := bench.TakeoverOptions{Kills: c.Int("runs"), Progress: newProgress()}
 			var err error
 			if o.Entries, err = numbersOf(c, "entries"); err != nil {
 				return err
