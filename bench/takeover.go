@@ -107,7 +107,7 @@ func (c *client) ask(stop *atomic.Bool) error {
 		start := time.Now()
 		dir := c.random.IntN((c.entries + inDirectory - 1) / inDirectory)
 		file := dir*inDirectory + 1 + c.random.IntN(min(inDirectory, c.entries-dir*inDirectory)-1)
-		in := path.Join(c.root, "dir-"+strconv.Itoa(dir*inDirectory))
+		in := path.Join(c.root, "dir-"+strconv.Itoa(dir))
 		var st unix.Stat_t
 		if err := unix.Lstat(path.Join(in, "missing-"+strconv.Itoa(i)), &st); err != unix.ENOENT {
 			return fmt.Errorf("a name that is not there: %w", err)

@@ -105,12 +105,12 @@ func (u *Union) obtain(id uint64, parent *Node, name string, same func(*Node) bo
 			if u.former != nil && !n.parked {
 				n.parked = u.former.take(id)
 			}
+			u.seen(n) // before anybody else can reach it
 			s.nodes[id] = n
 			s.mu.Unlock()
 			if parent != nil {
 				u.ref(parent)
 			}
-			u.seen(n)
 			return n
 		}
 		n.refs++

@@ -9,7 +9,7 @@
 //     alone; so names and parents of directories stand still during an operation.
 //  3. Node.mu of a directory, then of what is in it: from the root downwards.
 //  4. Node.fdMu, from a file upwards to the root.
-//  5. shard.mu, ahead.mu and Descriptors.mu, which are leaves.
+//  5. shard.mu, then spares.mu; ahead.mu and Descriptors.mu, which are leaves.
 //
 // No lock but the first is held while file data is copied.
 package cow
