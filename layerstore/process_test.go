@@ -50,6 +50,10 @@ func child(verb, root, ref string) error {
 		defer b.Close()
 		_, err = snapshotBranch(b)
 		return err
+	case "push":
+		ref, as, _ := strings.Cut(ref, ",")
+		_, err := s.Push(context.Background(), ref, as, PushOptions{})
+		return err
 	case "use":
 		i, err := s.Image(ref)
 		if err != nil {
