@@ -106,7 +106,8 @@ func (b *containerBench) begin(t *tool) (stop func() error, err error) {
 // empty removes all that a tool has. What can't be removed now is left for the benchmark's end, and the tool gets another
 // directory: what was measured counts all the same.
 func (b *containerBench) empty(t *tool) {
-	if err := discard(b.dir(t), filepath.Join(b.runRoot, t.name)); err != nil {
+	dir := b.dir(t)
+	if err := discard(dir, dir+".ext4", filepath.Join(b.runRoot, t.name)); err != nil {
 		b.report.Notes = append(b.report.Notes, fmt.Sprintf("%s left something behind that can't be removed: %v", t.name, err))
 		b.lives[t.name]++
 	}

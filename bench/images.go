@@ -121,6 +121,14 @@ func (b *containerBench) publishBoth(made *seededImage) (refs [2]string, err err
 func (b *containerBench) lifeOfImages(t *tool, refs [2]string, depth int, change []string) error {
 	key := func(work string) Key { return Key{Bench: "images", Work: work, Depth: depth} }
 	dir := b.dir(t)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if canMakeDisks() { // as for the upper branches of mounts; see mountFresh
+		if _, err := mountDisk(dir); err != nil {
+			return err
+		}
+	}
 	stop, err := b.begin(t)
 	if err != nil {
 		b.report.at(key("pull"), t.name, "s").Status = "fails: " + err.Error()
@@ -132,6 +140,9 @@ func (b *containerBench) lifeOfImages(t *tool, refs [2]string, depth int, change
 		return err
 	}
 	if t.mount != nil {
+		if err := b.settle(); err != nil {
+			return err
+		}
 		if err := b.mountAndList(key("mount-ls"), t, refs[0]); err != nil {
 			return err
 		}
@@ -144,12 +155,21 @@ func (b *containerBench) lifeOfImages(t *tool, refs [2]string, depth int, change
 	if t.remove == nil {
 		return nil
 	}
+	if err := b.settle(); err != nil {
+		return err
+	}
 	if done, err = b.measure(key("pull-second"), t.name, func() error { return b.pull(t, dir, refs[1]) }); !done {
+		return err
+	}
+	if err := b.settle(); err != nil {
 		return err
 	}
 	_, err = b.measure(key("rmi"), t.name, func() error { return b.command(t.remove(dir, refs[1])) })
 	return err
 }
+
+// settle writes out what the work before has left to the kernel, and is not this one's: some tools flush nothing.
+func (b *containerBench) settle() error { return syncFileSystem(b.scratch) }
 
 func (b *containerBench) mountAndList(key Key, t *tool, ref string) error {
 	target := filepath.Join(b.dir(t), "target")
@@ -186,6 +206,9 @@ func (b *containerBench) changeAndCommit(key Key, t *tool, ref string, change []
 		}
 		b.report.at(key, t.name, "s").Status = "fails: " + err.Error()
 		return nil
+	}
+	if err := b.settle(); err != nil {
+		return err
 	}
 	_, err := b.measure(key, t.name, func() error { return b.command(t.commit(b.dir(t), name, "bench-committed:1")) })
 	return err
