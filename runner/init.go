@@ -25,8 +25,8 @@ type containerInit struct {
 	ready   chan struct{}  // closed when the terminal is set up
 	network chan struct{}  // closed when the container has its network
 	null    *os.File       // the host's /dev/null, open for reading and writing
-	signals chan os.Signal // all that P2 gets, from before the command runs on
-	caught  chan struct{}  // closed when it gets them
+	signals chan os.Signal // all that P2 gets, the standard ones from before the command runs on
+	caught  chan struct{}  // closed when it gets those
 	others  *otherCommands
 	owners  *ownerKeeper // nil if there is nothing to keep
 }
@@ -45,8 +45,8 @@ func runInit() int {
 		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
 	}
 	go func() {
-		// Go's runtime passes each of the signals between two threads first, which the set-up need not wait for.
-		signal.Notify(p.signals)
+		// Go's runtime passes each of them between two threads first, which the set-up need not wait for.
+		signal.Notify(p.signals, standardSignals()...)
 		close(p.caught)
 	}()
 	go p.followSupervisor()
@@ -56,9 +56,18 @@ func runInit() int {
 		return startCode(err)
 	}
 	settle()
+	go signal.Notify(p.signals) // the real-time ones too, which are as many again
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	return code
+}
+
+// standardSignals are all but the real-time ones.
+func standardSignals() (all []os.Signal) {
+	for sig := syscall.Signal(1); sig <= unix.SIGSYS; sig++ {
+		all = append(all, sig)
+	}
+	return all
 }
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
