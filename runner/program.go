@@ -36,18 +36,24 @@ func protectedProgram() (*os.File, error) {
 	return f, err
 }
 
-// companion opens unionfs-init, ready to be executed. It is nil unless that is as trustworthy as the running program (of the
-// same owner, and nobody else may write to it), and was built together with it: the two exchange what no other version need
-// understand.
+// companion opens unionfs-init, which lies beside the running program, ready to be executed. It is nil unless that is as
+// trustworthy as the running one (who may put a file into the directory, or change this one, can replace that too), and was built
+// together with it: the two exchange what no other version need understand.
 func companion(running string) *os.File {
-	fd, err := cloneTree(unix.AT_FDCWD, filepath.Join(filepath.Dir(running), initProgramName), false)
+	dir, err := unix.Open(filepath.Dir(running), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(dir)
+	fd, err := cloneTree(dir, initProgramName, false)
 	if err != nil {
 		return nil
 	}
 	f := os.NewFile(uintptr(fd), "program")
-	var own, found unix.Stat_t
-	ok := unix.Stat(selfExe, &own) == nil && unix.Fstat(fd, &found) == nil &&
-		found.Mode&unix.S_IFMT == unix.S_IFREG && found.Mode&0o022 == 0 && found.Uid == own.Uid &&
+	var around, found unix.Stat_t
+	const writable = 0o022 // by others than the owner
+	ok := unix.Fstat(dir, &around) == nil && around.Mode&writable == 0 &&
+		unix.Fstat(fd, &found) == nil && found.Mode&unix.S_IFMT == unix.S_IFREG && found.Mode&writable == 0 &&
 		sameBuild(selfExe, fmt.Sprintf("/proc/self/fd/%d", fd)) && protect(fd) == nil
 	if !ok {
 		f.Close()
