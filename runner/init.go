@@ -23,6 +23,7 @@ type containerInit struct {
 	config  chan *os.File // where that is to be read
 	wire    *wire
 	ready   chan struct{}  // closed when the terminal is set up
+	sealed  chan struct{}  // closed when its program is out of the container's reach
 	network chan struct{}  // closed when the container has its network
 	null    *os.File       // the host's /dev/null, open for reading and writing
 	signals chan os.Signal // all that P2 gets, the standard ones from before the command runs on
@@ -41,7 +42,7 @@ func runInit() int {
 	setCommandName("unionfs-init")
 	settle := postponeCollection()
 	p := &containerInit{
-		config: make(chan *os.File, 1), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), network: make(chan struct{}),
+		config: make(chan *os.File, 1), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
 		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
 	}
 	go func() {
@@ -72,7 +73,7 @@ func standardSignals() (all []os.Signal) {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
-	var once, connected sync.Once
+	var once, connected, sealed sync.Once
 	configured := false
 	for {
 		m, fds, err := p.wire.recv()
@@ -101,6 +102,8 @@ func (p *containerInit) followSupervisor() {
 			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
+		case msgSealed:
+			sealed.Do(func() { close(p.sealed) })
 		case msgConnected:
 			connected.Do(func() { close(p.network) })
 		}
@@ -155,6 +158,7 @@ func (p *containerInit) setUp() (int, error) {
 		<-p.network
 	}
 	<-p.caught
+	<-p.sealed
 	pid, err := p.startCommand(r)
 	if err != nil {
 		return 0, err

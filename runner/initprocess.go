@@ -58,16 +58,14 @@ type initConfig struct {
 
 // initProcess is P1's view of P2.
 type initProcess struct {
-	cmd    *exec.Cmd
-	wire   *wire
-	theirs *os.File   // P2's end of the wire
-	config initConfig // what it is told by configure
-	exe    *os.File   // the program, see protectedProgram
-
-	exeClosed chan struct{} // closed when that is
-	shared    *shared       // what other containers share with this one
-	other     *byRuntime    // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
-	ownTime   bool          // it gets a time namespace
+	cmd     *exec.Cmd
+	wire    *wire
+	theirs  *os.File   // P2's end of the wire
+	config  initConfig // what it is told by configure
+	exe     *os.File   // the program, see protectedProgram
+	shared  *shared    // what other containers share with this one
+	other   *byRuntime // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
+	ownTime bool       // it gets a time namespace
 }
 
 // newInitProcess prepares P2, without starting it. Only where mustSeeRoot says so need the container's root be mounted before.
@@ -153,7 +151,6 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 		return err
 	}
 	defer file.Close()
-	<-p.exeClosed
 	_ = p.wire.send(message{Kind: msgConfig}, int(file.Fd())) // if it was killed meanwhile, its end tells
 	return nil
 }
@@ -279,12 +276,11 @@ func (p *initProcess) start() error {
 	}
 	p.shared.close()
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
-	// either: as long as it is, its flags can be changed through any path to it.
+	// either: as long as it is, its flags can be changed through any path to it. The command waits for that.
 	p.theirs.Close()
-	p.exeClosed = make(chan struct{})
 	go func() {
 		p.exe.Close() // the kernel takes its time to unmount it
-		close(p.exeClosed)
+		_ = p.wire.send(message{Kind: msgSealed})
 	}()
 	return nil
 }

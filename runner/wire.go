@@ -23,6 +23,7 @@ import (
 //	          started       the command runs
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
 //	P1 → P2   config        + a memory file with the JSON of initConfig: set the container up
+//	          sealed        nobody can write to P2's program any more: the command may start
 //	          signal
 //	          ready         the answer to console
 //	          connected     the container has its network: the command may start
@@ -71,6 +72,7 @@ const (
 	msgDetached  = "detached"
 	msgDone      = "done"
 	msgMade      = "made"
+	msgSealed    = "sealed"
 	msgSignal    = "signal"
 	msgConsole   = "console"
 	msgReady     = "ready"
