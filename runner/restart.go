@@ -129,8 +129,11 @@ func (s *supervisor) again(end outcome, count int) bool {
 		return false
 	default:
 	}
+	if !ran || !background {
+		return false
+	}
 	fresh, err := s.container.state.load(s.container.ID)
-	if err != nil || !ran || !background {
+	if err != nil {
 		return false
 	}
 	policy := fresh.RestartPolicy() // "update" may have changed it

@@ -28,6 +28,9 @@ func superviseCommand() *cli.Command {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
 			}
+			if !runner.AwaitContainer() {
+				return &exitError{code: exitRunFailed}
+			}
 			root, container, err := namedContainer(c)
 			if err != nil {
 				return err
