@@ -78,7 +78,8 @@ func (u *Union) stopResume() {
 	}
 }
 
-// Locate finds a file that the union before this one had given the ID, and takes a reference to it; ESTALE if there is none.
+// Locate finds a file by its ID, also one that the union before this one has given it, and takes a reference to it; ESTALE if there
+// is none.
 //
 // What has no node yet it looks for, which takes as long as listing the tree up to the file does; it remembers what it saw.
 func (u *Union) Locate(id uint64) (*Node, error) {
@@ -86,6 +87,13 @@ func (u *Union) Locate(id uint64) (*Node, error) {
 		return n, nil
 	}
 	f := u.former
+	if f == nil {
+		u.thicken(id)
+		if n := u.hold(id); n != nil {
+			return n, nil
+		}
+		return nil, unix.ESTALE
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n := u.hold(id); n != nil {
