@@ -30,9 +30,6 @@ type peer interface {
 	unable(w *work) string
 }
 
-// site is where a mount goes. The three directories exist and are empty, on one file system.
-type site struct{ upper, work, target string }
-
 // unableError is the reason why a peer can't do what was asked of it.
 type unableError struct{ reason string }
 
@@ -48,12 +45,16 @@ type mounted struct {
 	seconds float64      // from the start of the peer's program to the first answer
 	server  *serverCmd   // nil if the kernel or nobody serves it
 	unmount func() error // ends it
+	leave   func() error // gives up where it was mounted; nil if that stays
 }
 
 func (m *mounted) close() error {
 	err := m.unmount()
 	if m.server != nil {
 		err = errors.Join(err, m.server.end())
+	}
+	if m.leave != nil {
+		err = errors.Join(err, m.leave())
 	}
 	return err
 }

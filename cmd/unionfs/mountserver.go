@@ -115,8 +115,8 @@ func newLogger(w io.Writer, debug bool) *slog.Logger {
 // lasts. "umount" connects to it before it unmounts, and reads until the server's end closes the connection: then the
 // upper branch is complete and free. The socket needs no file and ends with the process.
 
-// serverSocket returns the name of the socket of the mount at the target. The mount itself is not asked anything: a server that is
-// killed while it waits for its own answer never ends, and is never replaced.
+// serverSocket returns the name of the socket of the mount at the target. It asks the list of mounts, not the mount: a server
+// that is killed while it waits for its own answer doesn't end, and so can't be replaced.
 func serverSocket(target string) (string, error) {
 	major, minor, err := fs.DeviceNumber(target)
 	if err != nil {
