@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"unionfs/internal/cmdline"
 	"unionfs/network"
 	"unionfs/runner"
 )
@@ -112,7 +112,7 @@ type networkRow struct {
 	Created  time.Time `json:"CreatedAt"`
 }
 
-func (r networkRow) columns() []string { return []string{shortID(r.ID), r.Name, r.Driver, r.Scope} }
+func (r networkRow) columns() []string { return []string{r.ID, r.Name, r.Driver, r.Scope} }
 
 func networkListCommand() *cli.Command {
 	return &cli.Command{
@@ -125,6 +125,7 @@ Example:
    unionfs network ls --filter label=job`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: id, name, driver, label, type (custom or builtin)"},
+			&cli.BoolFlag{Name: "no-trunc", Usage: "print whole IDs"},
 			quietFlag("IDs"),
 			formatFlag(),
 		},
@@ -151,13 +152,16 @@ Example:
 				if err != nil {
 					return err
 				}
+				if wanted && !c.Bool("no-trunc") {
+					config.ID = shortID(config.ID)
+				}
 				if wanted {
 					rows = append(rows, networkRow{config.ID, config.Name, config.Driver, "local", config.Internal, labelText(config.Labels), config.Created})
 				}
 			}
 			if c.Bool("quiet") {
 				for _, r := range rows {
-					fmt.Fprintln(c.App.Writer, shortID(r.ID))
+					fmt.Fprintln(c.App.Writer, r.ID)
 				}
 				return nil
 			}
@@ -206,106 +210,6 @@ func networkMatches(config network.Config, filters []string) (bool, error) {
 	return true, nil
 }
 
-// networkDetails is what "network inspect" prints, with Docker's names.
-type networkDetails struct {
-	Name       string
-	ID         string `json:"Id"`
-	Created    time.Time
-	Scope      string
-	Driver     string
-	EnableIPv4 bool
-	EnableIPv6 bool
-	IPAM       struct {
-		Driver  string
-		Options map[string]string
-		Config  []map[string]string
-	}
-	Internal   bool
-	Attachable bool
-	Ingress    bool
-	Containers map[string]networkContainer
-	Options    map[string]string
-	Labels     map[string]string
-}
-
-type networkContainer struct {
-	Name        string
-	EndpointID  string
-	MacAddress  string
-	IPv4Address string
-	IPv6Address string
-}
-
-func networkDetailsOf(n *network.Network) (networkDetails, error) {
-	d := networkDetails{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true, Internal: n.Internal,
-		Containers: map[string]networkContainer{}, Labels: n.Labels, Options: map[string]string{network.OptionBridgeName: n.Bridge},
-	}
-	for name, value := range n.Options {
-		d.Options[name] = value
-	}
-	addresses := map[string]string{"Subnet": n.Subnet.String(), "Gateway": n.Gateway.String()}
-	if n.Range.IsValid() {
-		addresses["IPRange"] = n.Range.String()
-	}
-	d.IPAM.Driver, d.IPAM.Options, d.IPAM.Config = "default", map[string]string{}, []map[string]string{addresses}
-	endpoints, err := n.Endpoints()
-	for _, e := range endpoints {
-		d.Containers[e.Container] = networkContainer{
-			Name: e.Name, EndpointID: e.ID, MacAddress: e.MAC, IPv4Address: netip.PrefixFrom(e.Address, n.Subnet.Bits()).String(),
-		}
-	}
-	return d, err
-}
-
-func networkInspectCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "inspect",
-		Usage:     "print all about networks, as JSON",
-		ArgsUsage: "NETWORK...",
-		Description: `Prints the configuration of networks, and the running containers on them, with Docker's names.
-
-Example:
-   unionfs network inspect backend`,
-		Action: func(c *cli.Context) error {
-			var all []networkDetails
-			err := eachNetwork(c, func(n *network.Network) error {
-				d, err := networkDetailsOf(n)
-				all = append(all, d)
-				return err
-			})
-			if len(all) > 0 {
-				encoder := json.NewEncoder(c.App.Writer)
-				encoder.SetEscapeHTML(false)
-				encoder.SetIndent("", "    ")
-				err = errors.Join(err, encoder.Encode(all))
-			}
-			return err
-		},
-	}
-}
-
-// eachNetwork calls do with every network that the command line names.
-func eachNetwork(c *cli.Context, do func(*network.Network) error) error {
-	if err := arguments(c, 1, -1, "NETWORK..."); err != nil {
-		return err
-	}
-	root, err := stateRoot(c)
-	if err != nil {
-		return err
-	}
-	store := network.OpenStore(root)
-	var failed []error
-	for _, ref := range c.Args().Slice() {
-		n, err := findNetwork(store, ref)
-		if err == nil {
-			err = do(n)
-		}
-		failed = append(failed, err)
-	}
-	return errors.Join(failed...)
-}
-
 func findNetwork(store *network.Store, ref string) (*network.Network, error) {
 	if network.IsMode(ref) && ref != "default" {
 		return nil, fmt.Errorf("%q is no network that is kept anywhere, and has no more to it than its name", ref)
@@ -313,7 +217,22 @@ func findNetwork(store *network.Store, ref string) (*network.Network, error) {
 	if ref == "default" {
 		ref = network.DefaultName
 	}
-	return store.Get(ref)
+	n, err := store.Get(ref)
+	return n, explainNoNetwork(store, ref, err)
+}
+
+// explainNoNetwork says how to find the network that there is not, and which one may have been meant.
+func explainNoNetwork(store *network.Store, ref string, err error) error {
+	if !errors.Is(err, network.ErrNotFound) {
+		return err
+	}
+	var names []string
+	if all, err := store.List(); err == nil {
+		for _, n := range all {
+			names = append(names, n.Name)
+		}
+	}
+	return fmt.Errorf("%w; \"unionfs network create\" makes one, and \"unionfs network ls\" lists those that there are%s", err, cmdline.HintAmong(ref, names))
 }
 
 func networkRemoveCommand() *cli.Command {

@@ -89,7 +89,7 @@ func networkOf(c *cli.Context, root, image string, config imagespec.ImageConfig,
 			m.Aliases = c.StringSlice("network-alias")
 		}
 		if m, err = store.Check(m); err != nil {
-			return r, fmt.Errorf("--network %s: %w", name, err)
+			return r, fmt.Errorf("--network %s: %w", name, explainNoNetwork(store, name, err))
 		}
 		if slices.ContainsFunc(plan.Networks, func(o network.Membership) bool { return o.ID == m.ID }) {
 			return r, usageError("--network %s is given twice", name)
