@@ -43,11 +43,13 @@ goes with the last.
 
 Examples:
    unionfs network create backend
-   unionfs network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 --internal --label job=x closed`,
+   unionfs network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 --internal --label job=x closed
+   unionfs network create --ipv6 --subnet fd00:1234::/64 both`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "driver", Aliases: []string{"d"}, Usage: "`DRIVER`: bridge", Value: "bridge"},
-			&cli.StringFlag{Name: "subnet", Usage: "use the addresses of `PREFIX`, such as 10.5.0.0/24", DefaultText: "one that is free"},
-			&cli.StringFlag{Name: "gateway", Usage: "give the machine itself `ADDRESS`", DefaultText: "the first of the subnet"},
+			&cli.BoolFlag{Name: "ipv6", Usage: "have addresses of IPv6 beside those of IPv4"},
+			&cli.StringSliceFlag{Name: "subnet", Usage: "use the addresses of `PREFIX`, such as 10.5.0.0/24; one of IPv6 may be given too", DefaultText: "one that is free"},
+			&cli.StringSliceFlag{Name: "gateway", Usage: "give the machine itself `ADDRESS`; one of IPv6 may be given too", DefaultText: "the first of the subnet"},
 			&cli.StringFlag{Name: "ip-range", Usage: "give containers only addresses of `PREFIX`"},
 			&cli.BoolFlag{Name: "internal", Usage: "let nothing out, and nothing in"},
 			&cli.StringSliceFlag{Name: "label", Usage: "give it the label `NAME=VALUE`"},
@@ -86,16 +88,41 @@ func networkConfigOf(c *cli.Context) (network.Config, error) {
 		name, value, _ := strings.Cut(option, "=")
 		config.Options[name] = value
 	}
-	for flag, to := range map[string]*netip.Prefix{"subnet": &config.Subnet, "ip-range": &config.Range} {
-		if value := c.String(flag); value != "" {
-			if *to, err = netip.ParsePrefix(value); err != nil {
-				return config, usageError("--%s: %q is no prefix, such as 10.5.0.0/24", flag, value)
-			}
+	config.IPv6 = c.Bool("ipv6")
+	for _, value := range c.StringSlice("subnet") {
+		prefix, err := netip.ParsePrefix(value)
+		if err != nil {
+			return config, usageError("--subnet: %q is no prefix, such as 10.5.0.0/24", value)
 		}
+		to := &config.Subnet
+		if prefix.Addr().Is6() {
+			to = &config.Subnet6
+		}
+		if to.IsValid() {
+			return config, usageError("--subnet %s: a network has one subnet of IPv4 and one of IPv6", value)
+		}
+		*to = prefix
 	}
-	if value := c.String("gateway"); value != "" {
-		if config.Gateway, err = netip.ParseAddr(value); err != nil {
+	for _, value := range c.StringSlice("gateway") {
+		address, err := netip.ParseAddr(value)
+		if err != nil {
 			return config, usageError("--gateway: %q is no IP address", value)
+		}
+		to := &config.Gateway
+		if address.Is6() {
+			to = &config.Gateway6
+		}
+		if to.IsValid() {
+			return config, usageError("--gateway %s: a network has one gateway of IPv4 and one of IPv6", value)
+		}
+		*to = address
+	}
+	if value := c.String("ip-range"); value != "" {
+		if config.Range, err = netip.ParsePrefix(value); err != nil {
+			return config, usageError("--ip-range: %q is no prefix, such as 10.5.0.0/24", value)
+		}
+		if config.Range.Addr().Is6() {
+			return config, usageError("--ip-range %s: addresses of IPv6 follow from those of IPv4; give a range of that", value)
 		}
 	}
 	return config, nil
@@ -286,6 +313,7 @@ Example:
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "alias", Usage: "have it found by `NAME` too"},
 			&cli.StringFlag{Name: "ip", Usage: "give it `ADDRESS`"},
+			&cli.StringFlag{Name: "ip6", Usage: "give it `ADDRESS` of IPv6"},
 		},
 		Action: func(c *cli.Context) error {
 			return changeNetworks(c, func(store *network.Store, n *network.Network, plan *network.Plan) error {
@@ -293,12 +321,8 @@ Example:
 					return errors.New("it is connected already")
 				}
 				m := network.Membership{Network: n.Name, Aliases: c.StringSlice("alias")}
-				if value := c.String("ip"); value != "" {
-					address, err := netip.ParseAddr(value)
-					if err != nil {
-						return usageError("--ip: %q is no IP address", value)
-					}
-					m.Address = address
+				if err := readAddresses(c, &m); err != nil {
+					return err
 				}
 				m, err := store.Check(m)
 				plan.Networks = append(plan.Networks, m)

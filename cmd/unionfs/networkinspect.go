@@ -53,11 +53,18 @@ func networkDetailsOf(n *network.Network) (networkDetails, error) {
 		addresses["IPRange"] = n.Range.String()
 	}
 	d.IPAM.Driver, d.IPAM.Options, d.IPAM.Config = "default", map[string]string{}, []map[string]string{addresses}
+	if d.EnableIPv6 = n.IPv6; n.IPv6 {
+		d.IPAM.Config = append(d.IPAM.Config, map[string]string{"Subnet": n.Subnet6.String(), "Gateway": n.Gateway6.String()})
+	}
 	endpoints, err := n.Endpoints()
 	for _, e := range endpoints {
-		d.Containers[e.Container] = networkContainer{
+		c := networkContainer{
 			Name: e.Name, EndpointID: e.ID, MacAddress: e.MAC, IPv4Address: netip.PrefixFrom(e.Address, n.Subnet.Bits()).String(),
 		}
+		if n.IPv6 {
+			c.IPv6Address = netip.PrefixFrom(e.Address6, n.Subnet6.Bits()).String()
+		}
+		d.Containers[e.Container] = c
 	}
 	return d, err
 }
