@@ -243,21 +243,6 @@ func (b *depthBench) copyImage(ctx context.Context) error {
 	return errors.Join(b.copyTree(ctx, m.root), m.close())
 }
 
-// makeSite makes empty directories for a mount, below dir.
-func makeSite(dir, name string) (site, error) {
-	dir = filepath.Join(dir, "mounts", name)
-	if err := os.RemoveAll(dir); err != nil {
-		return site{}, err
-	}
-	at := site{upper: filepath.Join(dir, "upper"), work: filepath.Join(dir, "work"), target: filepath.Join(dir, "target")}
-	for _, d := range []string{at.upper, at.work, at.target} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return site{}, err
-		}
-	}
-	return at, nil
-}
-
 // makeStack makes the branches, and the image of them.
 func (b *depthBench) makeStack(ctx context.Context, depth int) (s *stack, err error) {
 	b.Progress.part(fmt.Sprintf("making %d branches", depth), "")

@@ -30,9 +30,6 @@ type peer interface {
 	unable(w *work) string
 }
 
-// site is where a mount goes. The three directories exist and are empty, on one file system.
-type site struct{ upper, work, target string }
-
 // unableError is the reason why a peer can't do what was asked of it.
 type unableError struct{ reason string }
 
@@ -49,12 +46,16 @@ type mounted struct {
 	server  *serverCmd   // nil if the kernel or nobody serves it
 	unmount func() error // ends it
 	giveUp  func()       // ends its processes at once, if they aren't server; may be nil
+	leave   func() error // gives up where it was mounted; nil if that stays
 }
 
 func (m *mounted) close() error {
 	err := m.unmount()
 	if m.server != nil {
 		err = errors.Join(err, m.server.end())
+	}
+	if m.leave != nil {
+		err = errors.Join(err, m.leave())
 	}
 	return err
 }

@@ -44,6 +44,8 @@ func hues() []hue {
 		{peerRunc, "#1971c2", "#4dabf7"},
 		{peerBubblewrap, "#846358", "#d0a98f"},
 		{peerSkopeoUmoci, "#0c8599", "#3bc9db"},
+		{peerDocker, "#4263eb", "#748ffc"},
+		{peerContainerd, "#f08c00", "#ffd43b"},
 	}
 }
 

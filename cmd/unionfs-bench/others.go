@@ -142,8 +142,9 @@ func imagesCommand() *cli.Command {
 		Description: `Pulls an image with gzip layers from a registry on loopback into an empty store, mounts it, commits a container of it that
 changed ten files, pulls another one that has all layers but one in common with it, and removes that one.
 
-Example:
-   unionfs bench images --depths 1,50 --against podman,podman+fuse`,
+Examples:
+   unionfs bench images --depths 1,50 --against podman,podman+fuse
+   unionfs bench images --depths 10 --entries 89000 --runs 1`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "depths", Usage: "numbers of layers (`N,N,...`)", Value: "1,10,60"},
 			&cli.IntFlag{Name: "entries", Usage: "make an image of `N` entries", Value: 14000},
