@@ -12,14 +12,17 @@ import (
 // and a hint only: a file's entry can be missing, since another's is at its place, or be of a moment ago. What it leads to
 // is believed if it is the file.
 //
-// An entry's place depends on the file's number alone. Inode numbers that a file system gave out one after the other are beside each
-// other, so no more pages are touched than are needed. Directories have a part of their own: the way to every file leads
-// through some, and files, of which there are more, must not overwrite them.
+// An entry can be at one of trailWays places, which depend on the file's number alone. Numbers that a file system gave out one after the
+// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are is a hash, since
+// file systems give directories numbers far apart, at regular distances. Directories have a part of their own: the way to
+// every file leads through some, and files, of which there are more, must not overwrite them.
 
 const (
 	trailDirs  = 1 << 17
-	trailFiles = 1 << 20
+	trailFiles = 1 << 21
 	trailEntry = 24
+	trailWays  = 4
+	trailBlock = 64 // numbers
 
 	// TrailSize is how many bytes [Union.LeaveTrail] takes. The last of it are spares.
 	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8
@@ -40,13 +43,26 @@ func (u *Union) LeaveTrail(mem []byte) {
 	u.spares.share(u.trail[(trailDirs+trailFiles)*trailEntry/8:])
 }
 
-// entry returns an entry's place.
-func (t trail) entry(id uint64, dir bool) []uint64 {
-	at := id % trailFiles
+// place returns one of the places that an entry can have.
+func (t trail) place(id uint64, dir bool, way int) []uint64 {
+	size, first := uint64(trailFiles), uint64(0)
 	if dir {
-		at = trailFiles + id%trailDirs
+		size, first = trailDirs, trailFiles
 	}
+	h := (id/trailBlock + uint64(way)<<56) * 0x9e3779b97f4a7c15 // Fibonacci hashing: Knuth, volume 3, 6.4
+	block := (h ^ h>>32) % (size / trailBlock)
+	at := first + block*trailBlock + id%trailBlock
 	return t[at*trailEntry/8:][:trailEntry/8]
+}
+
+// entry returns a file's entry; nil if it has none.
+func (t trail) entry(id uint64, dir bool) []uint64 {
+	for way := range trailWays {
+		if e := t.place(id, dir, way); atomic.LoadUint64(&e[0]) == id {
+			return e
+		}
+	}
+	return nil
 }
 
 // set notes where a file is.
@@ -55,6 +71,14 @@ func (t trail) set(id uint64, dir bool, parent, cookie uint64) {
 		return
 	}
 	e := t.entry(id, dir)
+	for way := 0; e == nil && way < trailWays; way++ {
+		if free := t.place(id, dir, way); atomic.LoadUint64(&free[0]) == 0 {
+			e = free
+		}
+	}
+	if e == nil {
+		e = t.place(id, dir, int(cookie%trailWays)) // somebody has to go
+	}
 	if atomic.LoadUint64(&e[0]) == id && atomic.LoadUint64(&e[1]) == parent && atomic.LoadUint64(&e[2]) == cookie {
 		return
 	}
@@ -72,7 +96,7 @@ func (t trail) get(id uint64) (parent, cookie uint64, gone, ok bool) {
 	}
 	for _, dir := range []bool{true, false} {
 		e := t.entry(id, dir)
-		if atomic.LoadUint64(&e[0]) != id {
+		if e == nil {
 			continue
 		}
 		parent, cookie = atomic.LoadUint64(&e[1]), atomic.LoadUint64(&e[2])
