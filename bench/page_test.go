@@ -61,10 +61,10 @@ func testPage(t *testing.T, dir string, r *Report) {
 				t.Fatal(err)
 			}
 			plots := ask(`document.querySelectorAll("figure svg").length`)
-			// A plot that shows has a size, and marks in the colour of unionfs.
+			// A plot that shows has a size, and marks in one of the colours of unionfs.
 			drawn := ask(`[...document.querySelectorAll("figure svg")].filter(svg =>
 				svg.getBoundingClientRect().width > 200 && svg.getBoundingClientRect().height > 80 &&
-				[...svg.querySelectorAll("path")].some(path => path.getAttribute("style")?.includes("var(--unionfs)") &&
+				[...svg.querySelectorAll("path")].some(path => path.getAttribute("style")?.includes("var(--unionfs") &&
 					getComputedStyle(path).stroke + getComputedStyle(path).fill != "nonenone" && path.getBoundingClientRect().width > 0)
 			).length`)
 			overflow := ask(`document.documentElement.scrollWidth - window.innerWidth`)
