@@ -99,11 +99,8 @@ func benchWork(b *testing.B, dir string, s *stack, tree *catalogue, p peer, w *w
 	defer unmount()
 	mount := func() {
 		unmount()
-		at, err := makeSite(dir, p.name())
-		if err != nil {
-			b.Fatal(err)
-		}
-		if m, err = p.mount(b.Context(), s, at); err != nil {
+		var err error
+		if m, err = mountFresh(b.Context(), dir, s, p); err != nil {
 			b.Fatal(err)
 		}
 		se.root = m.root

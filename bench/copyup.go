@@ -73,11 +73,7 @@ func measureCopyUp(ctx context.Context, s *stack, p peer, scratch string, sizes 
 	if err := syncFileSystem(scratch); err != nil {
 		return err
 	}
-	at, err := makeSite(scratch, p.name())
-	if err != nil {
-		return err
-	}
-	m, err := p.mount(ctx, s, at)
+	m, err := mountFresh(ctx, scratch, s, p)
 	if err != nil {
 		return err
 	}

@@ -37,8 +37,9 @@ type DepthOptions struct {
 	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
 	Progress  *Progress
 
-	fewOps bool   // do everything a few times only: to see that it works
-	label  string // Key.Bench of what is measured; "" for "depth"
+	only   []string // of PeerNames and peerUnionfsHeld: no others; nil for all that Against asks for
+	fewOps bool     // do everything a few times only: to see that it works
+	label  string   // Key.Bench of what is measured; "" for "depth"
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
@@ -85,6 +86,9 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 	chosen, err := choosePeers(o.Against, o.Program)
 	if err != nil {
 		return err
+	}
+	if o.only != nil {
+		chosen = slices.DeleteFunc(chosen, func(p peer) bool { return !slices.Contains(o.only, p.name()) })
 	}
 	b.sizes = opsOf(o.Big, o.fewOps)
 	r.Sizes = b.sizes
@@ -237,21 +241,6 @@ func (b *depthBench) copyImage(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(b.copyTree(ctx, m.root), m.close())
-}
-
-// makeSite makes empty directories for a mount, below dir.
-func makeSite(dir, name string) (site, error) {
-	dir = filepath.Join(dir, "mounts", name)
-	if err := os.RemoveAll(dir); err != nil {
-		return site{}, err
-	}
-	at := site{upper: filepath.Join(dir, "upper"), work: filepath.Join(dir, "work"), target: filepath.Join(dir, "target")}
-	for _, d := range []string{at.upper, at.work, at.target} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return site{}, err
-		}
-	}
-	return at, nil
 }
 
 // makeStack makes the branches, and the image of them.

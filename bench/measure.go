@@ -177,11 +177,7 @@ func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalo
 }
 
 func (b *depthBench) mount(ctx context.Context, s *stack, p peer) (*mounted, error) {
-	at, err := makeSite(b.scratch, p.name())
-	if err != nil {
-		return nil, err
-	}
-	return p.mount(ctx, s, at)
+	return mountFresh(ctx, b.scratch, s, p)
 }
 
 func (b *depthBench) key(s *stack, w *work, state string) Key {

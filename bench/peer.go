@@ -30,9 +30,6 @@ type peer interface {
 	unable(w *work) string
 }
 
-// site is where a mount goes. The three directories exist and are empty, on one file system.
-type site struct{ upper, work, target string }
-
 // unableError is the reason why a peer can't do what was asked of it.
 type unableError struct{ reason string }
 
@@ -48,12 +45,17 @@ type mounted struct {
 	seconds float64      // from the start of the peer's program to the first answer
 	server  *serverCmd   // nil if the kernel or nobody serves it
 	unmount func() error // ends it
+	giveUp  func()       // ends its processes at once, if they aren't server; may be nil
+	leave   func() error // gives up where it was mounted; nil if that stays
 }
 
 func (m *mounted) close() error {
 	err := m.unmount()
 	if m.server != nil {
 		err = errors.Join(err, m.server.end())
+	}
+	if m.leave != nil {
+		err = errors.Join(err, m.leave())
 	}
 	return err
 }
@@ -62,6 +64,9 @@ func (m *mounted) close() error {
 func (m *mounted) abort() {
 	if m.server != nil {
 		m.server.command.Process.Kill()
+	}
+	if m.giveUp != nil {
+		m.giveUp()
 	}
 }
 

@@ -130,8 +130,11 @@ func (s *supervisor) again(end outcome, count int) bool {
 		return false
 	default:
 	}
+	if !ran || s.mode == modeHold {
+		return false
+	}
 	fresh, err := s.container.state.load(s.container.ID)
-	if err != nil || !ran || s.mode == modeHold {
+	if err != nil {
 		return false
 	}
 	policy := fresh.RestartPolicy() // "update" may have changed it

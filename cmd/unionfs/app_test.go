@@ -37,9 +37,29 @@ func TestOurFlags(t *testing.T) {
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
-		got := strings.Join(cmdline.Arrange(newApp(io.Discard, io.Discard), strings.Fields(line), endsFlags), " ")
-		if got != want {
-			t.Errorf("%s\n got %s\nwant %s", line, got, want)
+		args := strings.Fields(line)
+		for _, app := range []*cli.App{newApp(io.Discard, io.Discard), appFor(args, io.Discard, io.Discard)} {
+			if got := strings.Join(cmdline.Arrange(app, args, endsFlags), " "); got != want {
+				t.Errorf("%s, with %d verbs\n got %s\nwant %s", line, len(app.Commands), got, want)
+			}
+		}
+	}
+}
+
+// TestVerbs holds the names by which verbs are found against those that their commands have.
+func TestVerbs(t *testing.T) {
+	for _, v := range verbs() {
+		if command := v.command(); command.Name != v.name || !slices.Equal(command.Aliases, v.aliases) {
+			t.Errorf("%s %q makes the command %s %q", v.name, v.aliases, command.Name, command.Aliases)
+		}
+	}
+	for line, want := range map[string]int{
+		"unionfs run x": 1, "unionfs --root /x run x": 1, "unionfs --root=/x unmount x": 1,
+		"unionfs --help run": len(verbs()), "unionfs nowhere": len(verbs()), "unionfs": len(verbs()), "unionfs --root": len(verbs()),
+		"unionfs man x": len(verbs()),
+	} {
+		if got := len(appFor(strings.Fields(line), io.Discard, io.Discard).Commands); got != want {
+			t.Errorf("%s has %d verbs, want %d", line, got, want)
 		}
 	}
 }

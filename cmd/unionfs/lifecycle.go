@@ -71,8 +71,22 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 }
 
 // supervisorArguments start the supervisor of a container.
-func supervisorArguments(root string, container *runner.Container) []string {
-	return []string{"--root", root, superviseName, container.ID}
+func supervisorArguments(root, id string) []string {
+	return []string{"--root", root, superviseName, id}
+}
+
+// startAhead starts the supervisor of a container that is about to be made and to run in front, unless it has to wait for
+// what others do first.
+func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
+	mode := defaultNetwork(l.image)
+	if names := c.StringSlice("network"); len(names) > 0 {
+		mode = names[0]
+	}
+	root, err := stateRoot(c)
+	if l.background || err != nil || joinsOther(mode) {
+		return nil
+	}
+	return runner.StartAhead(runner.RunOptions{Supervisor: supervisorArguments(root, id), Interactive: l.interactive}, l.terminal)
 }
 
 // startInBackground starts a container, and returns the exit code of the command that did not start as an error.
@@ -82,7 +96,7 @@ func startInBackground(c *cli.Context, root string, container *runner.Container)
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container), Join: join})
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container.ID), Join: join})
 	if err != nil {
 		return &exitError{code, err}
 	}
@@ -130,7 +144,7 @@ Example:
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
 			}
-			_, container, err := createContainer(c, launchOf(c))
+			_, container, err := createContainer(c, launchOf(c), runner.NewID())
 			if err != nil {
 				return asRunFailure(err)
 			}
@@ -181,7 +195,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return runInFront(c, root, container, c.Bool("interactive"))
+			return runInFront(c, root, container, nil, c.Bool("interactive"))
 		},
 	}
 }
@@ -216,19 +230,22 @@ func startAll(c *cli.Context) error {
 }
 
 // runInFront runs a container as this process's child, and returns its exit code as an error.
-func runInFront(c *cli.Context, root string, container *runner.Container, interactive bool) error {
+func runInFront(c *cli.Context, root string, container *runner.Container, ahead *runner.Supervisor, interactive bool) error {
 	keys, err := runner.ParseDetachKeys(c.String("detach-keys"))
 	if err != nil {
+		ahead.Abandon()
 		return usageError("--detach-keys: %w", err)
 	}
 	join, release, err := joinOf(root, container)
 	if err != nil {
+		ahead.Abandon()
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
 	code, err := container.Run(c.Context, runner.RunOptions{
+		Ahead:       ahead,
 		Join:        join,
-		Supervisor:  supervisorArguments(root, container),
+		Supervisor:  supervisorArguments(root, container.ID),
 		Interactive: interactive,
 		DetachKeys:  keys,
 	})

@@ -115,13 +115,14 @@ func newLogger(w io.Writer, debug bool) *slog.Logger {
 // lasts. "umount" connects to it before it unmounts, and reads until the server's end closes the connection: then the
 // upper branch is complete and free. The socket needs no file and ends with the process.
 
-// serverSocket returns the name of the socket of the mount at the target.
+// serverSocket returns the name of the socket of the mount at the target. It asks the list of mounts, not the mount: a server
+// that is killed while it waits for its own answer doesn't end, and so can't be replaced.
 func serverSocket(target string) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(target, &st); err != nil {
+	major, minor, err := fs.DeviceNumber(target)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("@unionfs/mount/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), nil
+	return fmt.Sprintf("@unionfs/mount/%d:%d", major, minor), nil
 }
 
 // announceServer listens on the socket until the returned function is called. A failure only means that nobody can wait

@@ -195,8 +195,8 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	return r, nil
 }
 
-// createContainer makes a container, and returns the state's root too.
-func createContainer(c *cli.Context, l launch) (string, *runner.Container, error) {
+// createContainer makes the container with a new ID, and returns the state's root too.
+func createContainer(c *cli.Context, l launch, id string) (string, *runner.Container, error) {
 	directory, err := os.Getwd()
 	if err != nil {
 		return "", nil, fmt.Errorf("finding the working directory: %w", err)
@@ -227,7 +227,6 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	if err != nil {
 		return "", nil, err
 	}
-	id := runner.NewID()
 	request.volumes, err = completeVolumes(root, state.ContainerDir(id), request.volumes, c.StringSlice("volumes-from"), config.Volumes)
 	if err != nil {
 		return "", nil, err
@@ -291,8 +290,11 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 }
 
 func runContainer(c *cli.Context, l launch) error {
-	root, container, err := createContainer(c, l)
+	id := runner.NewID()
+	ahead := startAhead(c, l, id)
+	root, container, err := createContainer(c, l, id)
 	if err != nil {
+		ahead.Abandon()
 		return err
 	}
 	if l.background {
@@ -303,7 +305,7 @@ func runContainer(c *cli.Context, l launch) error {
 		fmt.Fprintln(c.App.Writer, container.ID)
 		return nil
 	}
-	err = runInFront(c, root, container, l.interactive)
+	err = runInFront(c, root, container, ahead, l.interactive)
 	if isOurFailure(err) {
 		removeUnstarted(root, container)
 	}
