@@ -31,6 +31,7 @@ func hues() []hue {
 		{themeGrid, "#d0d7de", "#30363d"},
 		{peerUnionfs, "#c2255c", "#ff6b9d"},
 		{peerUnionfsImage, "#e8590c", "#ff922b"},
+		{peerUnionfsHeld, "#862e9c", "#cc5de8"},
 		{peerOverlayfs, "#1971c2", "#4dabf7"},
 		{peerOverlayfsTuned, "#0c8599", "#3bc9db"},
 		{peerFuseOverlayfs, "#2f9e44", "#69db7c"},

@@ -40,7 +40,7 @@ type tool struct {
 	remove  func(dir, ref string) []string           // remove an image
 	mount   func(dir, ref, target string) []string   // mount an image; what it prints is where, unless it is target
 	unmount func(dir, ref, target string) []string   //
-	keeps   func(executable string) bool             // whether a process beside a container is this tool's
+	keeps   func(e executable) bool                  // whether a process beside a container is this tool's
 }
 
 // launch is a container to start. A command that is empty does nothing, or sleeps in the background.
@@ -105,9 +105,18 @@ func (b *containerBench) unionfsTool() *tool {
 		remove:  func(dir, ref string) []string { return ours(dir, "rmi", ref) },
 		mount:   func(dir, ref, target string) []string { return ours(dir, "mount", ref, target) },
 		unmount: func(dir, _, target string) []string { return ours(dir, "umount", target) },
-		keeps: func(executable string) bool {
-			own, err := filepath.EvalSymlinks(program)
-			return err == nil && executable == own
+		keeps: func(e executable) bool {
+			real, err := filepath.EvalSymlinks(program)
+			if err != nil {
+				return false
+			}
+			// By the files: an init's is on a mount that has no path.
+			for _, own := range []string{real, filepath.Join(filepath.Dir(real), "unionfs-init")} {
+				if file, err := os.Stat(own); err == nil && e.file != nil && os.SameFile(file, e.file) {
+					return true
+				}
+			}
+			return false
 		},
 	}
 }
@@ -149,8 +158,8 @@ func (b *containerBench) podmanTool(fuse bool) *tool {
 		remove:  func(dir, ref string) []string { return podman(dir, "rmi", ref) },
 		mount:   func(dir, ref, _ string) []string { return podman(dir, "image", "mount", ref) },
 		unmount: func(dir, ref, _ string) []string { return podman(dir, "image", "unmount", ref) },
-		keeps: func(executable string) bool {
-			base := filepath.Base(executable)
+		keeps: func(e executable) bool {
+			base := filepath.Base(e.path)
 			return base == "conmon" || base == "podman" || base == "runc" || fuse && base == "fuse-overlayfs"
 		},
 	}

@@ -73,7 +73,7 @@ func (m *mounted) unmount(t *testing.T) {
 		return
 	}
 	m.unionfs(t, "umount", m.mnt)
-	for deadline := time.Now().Add(5 * time.Second); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after umount there are still the processes %v", m.processes(t))
 		}
@@ -219,6 +219,7 @@ func TestServerKilledUnderModel(t *testing.T) {
 // gets the request again, and must do it neither twice nor say that it can't be done.
 func TestKilledBetweenDoingAndAnswering(t *testing.T) {
 	m := newMounted(t, modeltest.NewRand(t))
+	nameless := map[string]int{} // open files without a name, by root
 	cases := []struct {
 		name    string
 		prepare func(root string) error // before the kernel's caches are filled
@@ -263,6 +264,21 @@ func TestKilledBetweenDoingAndAnswering(t *testing.T) {
 		{"truncate", nil, []string{"file5"}, "ftruncate", func(root string) error { return unix.Truncate(root+"/file5", 3) }},
 		{"chmod", nil, []string{"file5"}, "fchmodat", func(root string) error { return unix.Chmod(root+"/file5", 0o4711) }},
 		{"chown", nil, []string{"file5"}, "fchownat", func(root string) error { return unix.Chown(root+"/file5", 7, 8) }},
+		{"name a file without one", func(root string) (err error) {
+			nameless[root], err = unix.Open(root, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			return err
+		}, []string{"named"}, "renameat", func(root string) error {
+			return errors.Join(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", nameless[root]), unix.AT_FDCWD, root+"/named", unix.AT_SYMLINK_FOLLOW),
+				unix.Close(nameless[root]))
+		}},
+		{"make a file without a name", nil, nil, "renameat", func(root string) error {
+			fd, err := unix.Open(root, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, []byte("nameless"))
+			return errors.Join(err, unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, root+"/tmpfile", unix.AT_SYMLINK_FOLLOW), unix.Close(fd))
+		}},
 		{"create an attribute", nil, []string{"file5"}, "", func(root string) error {
 			return unix.Setxattr(root+"/file5", "user.one", []byte("1"), unix.XATTR_CREATE)
 		}},
@@ -502,41 +518,21 @@ func TestEveryMountOutlivesItsServer(t *testing.T) {
 	})
 }
 
-// TestContainerOutlivesItsServer kills the server of a container's root, and the container goes on.
-func TestContainerOutlivesItsServer(t *testing.T) {
-	eachKind(t, func(t *testing.T, c *caller) {
-		if c.uid != 0 && !c.subordinates {
-			return // the supervisor serves the root itself: it records owners in it
+// TestHungServerOfAMountIsReplaced stops the server, so that it does not answer any more. The holder ends it and starts another, which
+// answers who waits.
+func TestHungServerOfAMountIsReplaced(t *testing.T) {
+	m := newMounted(t, modeltest.NewRand(t))
+	server := m.server(t)
+	if err := unix.Kill(server, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []string{m.mnt, m.plain} {
+		if err := os.WriteFile(root+"/while-it-hangs", []byte("written"), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		importBusybox(t, c)
-		c.must(t, "run", "-d", "--name", "lasting", "bb:1", "sh", "-c",
-			"exec 3>/gone; rm /gone; i=0; while i=$((i+1)); do echo $i >> /count || exit 1; echo $i >&3 || exit 1; ls / >/dev/null || exit 1; done")
-		t.Cleanup(func() { c.try(t, "rm", "-f", "lasting") })
-		waitFor(t, func() bool { return c.try(t, "exec", "lasting", "test", "-s", "/count").code == 0 })
-		last := 0
-		for range 10 {
-			server := 0
-			for pid, line := range c.processes() {
-				if strings.Contains(line, "serve-container") {
-					server = pid
-				}
-			}
-			if server == 0 {
-				t.Fatalf("there is no server among %v", c.processes())
-			}
-			if err := unix.Kill(server, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			out := strings.TrimSpace(c.must(t, "exec", "lasting", "tail", "-n", "1", "/count"))
-			now, err := strconv.Atoi(out)
-			if err != nil || now <= last {
-				t.Fatalf("it had counted to %d, and now to %q", last, out)
-			}
-			last = now
-			time.Sleep(time.Duration(last%50) * time.Millisecond)
-		}
-		if out := c.must(t, "logs", "lasting"); out != "" {
-			t.Errorf("the container says %q", out)
-		}
-	})
+	}
+	if now := m.server(t); now == server || now == 0 {
+		t.Errorf("process %d serves, %d did before it hung", now, server)
+	}
+	m.compare(t, "a hang")
 }

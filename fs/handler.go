@@ -34,6 +34,8 @@ type handler struct {
 	journal *journal           // notes for the servers after; nil if there will be none
 	notify  func([]byte) error // Options.Notify
 
+	released <-chan struct{} // closed when nobody is answered any more, see Server.Release
+
 	dirents sync.Pool // *[]cow.DirEnt
 	attrs   sync.Pool // *cow.Attr
 	results sync.Pool // *copied
@@ -59,6 +61,9 @@ func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 	var err error
 	if h.journal, err = openJournal(o.Journal); err != nil {
 		return nil, err
+	}
+	if h.journal != nil {
+		u.LeaveTrail(h.journal.mem[journalTrail:])
 	}
 	var a cow.Attr
 	if err := u.Getattr(u.Root(), &a); err != nil {

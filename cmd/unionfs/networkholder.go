@@ -87,7 +87,7 @@ func startHolder(root string) error {
 func joinOf(root string, container *runner.Container) (join *runner.Join, release func(), err error) {
 	release = func() {}
 	mode := networkMode(container)
-	if !runner.NeedsUserNamespace() || network.IsMode(mode) && !strings.HasPrefix(mode, "container:") {
+	if !joinsOther(mode) {
 		return nil, release, nil
 	}
 	if ref, ok := strings.CutPrefix(mode, "container:"); ok {
@@ -109,4 +109,9 @@ func joinOf(root string, container *runner.Container) (join *runner.Join, releas
 		return nil, release, err
 	}
 	return &runner.Join{User: held.UserNamespace(), Network: held.NetworkNamespace()}, held.Close, nil
+}
+
+// joinsOther reports whether the supervisor of a container with this network enters namespaces that others have made.
+func joinsOther(mode string) bool {
+	return runner.NeedsUserNamespace() && (!network.IsMode(mode) || strings.HasPrefix(mode, "container:"))
 }
