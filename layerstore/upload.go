@@ -220,7 +220,7 @@ func (u *upload) finish(ctx context.Context) error {
 func (u *upload) request(ctx context.Context, method string, target *url.URL, from, to int64, ok ...int) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(answerTimeout, func() { cancel(fmt.Errorf("the registry answered nothing for %v", answerTimeout)) })
+	watch := time.AfterFunc(answerTimeout, func() { cancel(errors.New("the registry neither takes nor answers anything")) })
 	defer watch.Stop()
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
@@ -228,9 +228,7 @@ func (u *upload) request(ctx context.Context, method string, target *url.URL, fr
 	}
 	var body *uploadBody
 	if to > from {
-		body = &uploadBody{section: io.NewSectionReader(u.content, from, to-from), cancel: cancel}
-		body.stalled = time.AfterFunc(idleTimeout, body.stop)
-		defer body.stalled.Stop()
+		body = &uploadBody{section: io.NewSectionReader(u.content, from, to-from), watch: watch}
 		req.Body, req.ContentLength = body, to-from
 		req.Header.Set("Content-Type", "application/octet-stream")
 		// All of a blob at once is what everything sends, and needs no range.
@@ -287,32 +285,27 @@ func received(resp *http.Response, otherwise int64) int64 {
 	return end + 1
 }
 
-// uploadBody is what is sent of a blob in one request. It gives up when the connection takes nothing for idleTimeout.
+// uploadBody is what is sent of a blob in one request. The watch goes off when the connection takes nothing for idleTimeout, or the
+// registry, once it has all, says nothing for answerTimeout.
 type uploadBody struct {
 	section *io.SectionReader
 	taken   atomic.Int64 // bytes
-	stalled *time.Timer
-	cancel  context.CancelCauseFunc
+	watch   *time.Timer
 }
-
-func (b *uploadBody) stop() { b.cancel(fmt.Errorf("the registry took nothing for %v", idleTimeout)) }
 
 // Read implements io.Reader.
 func (b *uploadBody) Read(p []byte) (int, error) {
 	n, err := b.section.Read(p)
-	if b.taken.Add(int64(n)) == b.section.Size() {
-		b.stalled.Stop() // from here on it thinks
+	if b.taken.Add(int64(n)) < b.section.Size() {
+		b.watch.Reset(idleTimeout)
 	} else {
-		b.stalled.Reset(idleTimeout)
+		b.watch.Reset(answerTimeout)
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
-func (b *uploadBody) Close() error {
-	b.stalled.Stop()
-	return nil
-}
+func (b *uploadBody) Close() error { return nil }
 
 // uploadName names what is remembered of the upload of a blob to a repository.
 func uploadName(r *repository, d digest.Digest) string {
