@@ -20,7 +20,7 @@ USER_PACKAGES := fuse3 uidmap
 TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates catatonit chromium docker-registry e2fsprogs fish fuse-overlayfs gcc git groff libc6-dev mmdebstrap podman procps qemu-system-x86 runc sqlite3 strace stress-ng zsh zstd
 
 # The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
-BENCH_PACKAGES := bubblewrap busybox-static chromium e2fsprogs fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
+BENCH_PACKAGES := bubblewrap busybox-static chromium containerd docker.io e2fsprogs fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
 TEST_TIMEOUT ?= 30m

@@ -55,7 +55,11 @@ func (b *containerBench) prepareToRun(ref string) ([]*tool, error) {
 	var able []*tool
 	for _, t := range b.chosen {
 		dir := b.dir(t)
-		err := b.pull(t, dir, ref)
+		stop, err := b.begin(t)
+		if err == nil {
+			b.stops = append(b.stops, stop)
+			err = b.pull(t, dir, ref)
+		}
 		if err == nil && t.ready != nil {
 			err = t.ready(dir)
 		}

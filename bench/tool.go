@@ -15,12 +15,14 @@ const (
 	peerRunc        = "runc"
 	peerBubblewrap  = "bubblewrap"
 	peerSkopeoUmoci = "skopeo+umoci"
+	peerDocker      = "docker"
+	peerContainerd  = "containerd"
 	peerHost        = "host"
 )
 
 // ToolNames lists the container tools that can be measured, in the order of reports. unionfs itself is the first.
 func ToolNames() []string {
-	return []string{peerUnionfs, peerPodman, peerPodmanFuse, peerSkopeoUmoci, peerRunc, peerBubblewrap}
+	return []string{peerUnionfs, peerPodman, peerPodmanFuse, peerDocker, peerContainerd, peerSkopeoUmoci, peerRunc, peerBubblewrap}
 }
 
 // tool is a container tool with a state of its own in dir. What it can't do is nil. Each function returns command lines.
@@ -28,6 +30,7 @@ type tool struct {
 	name    string
 	about   string                                   // how a command is run
 	version func(context.Context) (string, error)    // an error says that it is missing
+	start   func(dir string) (func() error, error)   // start a daemon, and return what stops it
 	pull    func(dir, ref string) [][]string         // make the image ready to run
 	ready   func(dir string) error                   // what is to do between pull and run
 	run     func(dir, ref string, l launch) []string // run a command in a new container
@@ -79,7 +82,7 @@ func (l launch) args() []string {
 }
 
 func (b *containerBench) tools() []*tool {
-	return []*tool{b.unionfsTool(), b.podmanTool(false), b.podmanTool(true), skopeoUmociTool(), runcTool(), bubblewrapTool()}
+	return []*tool{b.unionfsTool(), b.podmanTool(false), b.podmanTool(true), b.dockerTool(), b.containerdTool(), skopeoUmociTool(), runcTool(), bubblewrapTool()}
 }
 
 func (b *containerBench) unionfsTool() *tool {
