@@ -88,8 +88,8 @@ func (b *containerBench) dockerTool() *tool {
 }
 
 // keepsShim is true of what containerd, and so Docker, keeps beside each container.
-func keepsShim(executable string) bool {
-	base := filepath.Base(executable)
+func keepsShim(e executable) bool {
+	base := filepath.Base(e.path)
 	return base == "containerd-shim-runc-v2" || base == "runc"
 }
 
