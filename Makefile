@@ -17,7 +17,7 @@ TAGS    := urfave_cli_no_docs
 # subordinate IDs. What the tests need besides: a compiler for the race detector, the peers that they compare with, a
 # real registry, and what makes a real Debian root.
 USER_PACKAGES := fuse3 uidmap
-TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates catatonit chromium docker-registry e2fsprogs fish fuse-overlayfs gcc git groff libc6-dev mmdebstrap podman procps qemu-system-x86 runc sqlite3 strace stress-ng zsh zstd
+TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificates catatonit chromium docker-registry e2fsprogs fish fuse-overlayfs gcc git groff libc6-dev mmdebstrap passt podman procps qemu-system-x86 runc slirp4netns sqlite3 strace stress-ng zsh zstd
 
 # The peers that the benchmarks measure beside unionfs, and a browser that looks at their page.
 BENCH_PACKAGES := bubblewrap busybox-static chromium containerd docker.io e2fsprogs fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse

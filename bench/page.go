@@ -15,25 +15,26 @@ var pageTemplate string
 
 // page is what page.html shows.
 type page struct {
-	Report    *Report
-	Earlier   *Report
-	Compared  bool
-	Changes   []changeRow
-	Machine   string
-	Variables template.CSS
-	Baseline  string
-	Sections  []pageSection
-	Tables    []pageTable
-	Reasons   []string
-	Command   string
-	Tiles     []tile
-	Glance    []glanceRow
-	Goals     []goalRow
-	Measured  int // goals
-	Reached   int
-	Percent   int
-	Took      time.Duration
-	Ahead     []behind
+	Report     *Report
+	Earlier    *Report
+	Compared   bool
+	Changes    []changeRow
+	Machine    string
+	Variables  template.CSS
+	Baseline   string
+	Sections   []pageSection
+	Tables     []pageTable
+	Reasons    []string
+	Command    string
+	Tiles      []tile
+	Glance     []glanceRow
+	Goals      []goalRow
+	Measured   int // goals
+	Reached    int
+	Percent    int
+	Unmeasured int // goals
+	Took       time.Duration
+	Ahead      []behind
 }
 
 type pageSection struct {
@@ -107,6 +108,7 @@ func (r *Report) summary() page {
 		Took: time.Duration(r.Seconds * float64(time.Second)).Round(time.Second),
 	}
 	p.Measured, p.Reached = reached(p.Goals)
+	p.Unmeasured = len(p.Goals) - p.Measured
 	p.Percent = 100 * p.Reached / max(1, p.Measured)
 	return p
 }

@@ -81,6 +81,10 @@ func testPage(t *testing.T, dir string, r *Report) {
 			if overflow > 0 {
 				t.Errorf("the page is %d pixels too wide", overflow)
 			}
+			// What matters most needs no scrolling aside.
+			if hidden := ask(`[...document.querySelectorAll(".goals,.glance")].filter(table => table.scrollWidth > table.parentElement.clientWidth).length`); hidden > 0 {
+				t.Errorf("%d tables of goals and ratios are wider than the page", hidden)
+			}
 			assertPicture(t, screenshot, view.paper)
 			// For whoever wants to look.
 			if keep := os.Getenv("UNIONFS_BENCH_SCREENSHOTS"); keep != "" {

@@ -406,18 +406,31 @@ func (u *Union) stopPartials() {
 	}
 }
 
-// finishPartials completes all copies under way.
-func (u *Union) finishPartials() error {
+// pausePartials ends the background goroutine, and returns the copies under way.
+func (u *Union) pausePartials() (rest []*partial) {
 	u.stopPartials()
 	s := &u.partials
 	s.mu.Lock()
-	var rest []*partial
+	defer s.mu.Unlock()
 	for _, p := range s.live {
 		rest = append(rest, p)
 	}
-	s.mu.Unlock()
+	return rest
+}
+
+// leavePartials lets go of all copies under way, with their records as they are.
+func (u *Union) leavePartials() {
+	for _, p := range u.pausePartials() {
+		p.mu.Lock()
+		p.forget()
+		p.mu.Unlock()
+	}
+}
+
+// finishPartials completes all copies under way.
+func (u *Union) finishPartials() error {
 	var errs []error
-	for _, p := range rest {
+	for _, p := range u.pausePartials() {
 		if err := p.complete(nil); err != nil {
 			errs = append(errs, fmt.Errorf("completing a copy-up: %w; the next mount of the upper branch goes on with it", err))
 		}

@@ -78,7 +78,8 @@ func (u *Union) stopResume() {
 	}
 }
 
-// Locate finds a file that the union before this one had given the ID, and takes a reference to it; ESTALE if there is none.
+// Locate finds a file by its ID, also one that the union before this one has given it, and takes a reference to it; ESTALE if there
+// is none.
 //
 // What has no node yet it looks for: where the union before has last seen it (see trail), or if it isn't there, or nobody noted it, in
 // the tree from the top down, which takes as long as listing that up to the file does; it remembers what it saw.
@@ -87,6 +88,13 @@ func (u *Union) Locate(id uint64) (*Node, error) {
 		return n, nil
 	}
 	f := u.former
+	if f == nil {
+		u.thicken(id)
+		if n := u.hold(id); n != nil {
+			return n, nil
+		}
+		return nil, unix.ESTALE
+	}
 	if !f.keeps(id) {
 		if n := u.track(id); n != nil {
 			return n, nil

@@ -163,7 +163,25 @@ func (u *Union) Close() error {
 		if err == nil {
 			err = u.finishMetacopies() // all of them have names in the upper branch now
 		}
-		errs = append(errs, err, u.upper.close())
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, u.release())...)
+}
+
+// Leave lets go of everything and leaves the upper branch as it is, for another process that goes on with it ([Options.Resume]).
+// It takes the place of Close.
+func (u *Union) Leave() error {
+	u.ahead.end()
+	u.stopResume()
+	u.leavePartials()
+	return u.release()
+}
+
+// release closes what the union has open.
+func (u *Union) release() error {
+	var errs []error
+	if u.upper != nil {
+		errs = append(errs, u.upper.close())
 	}
 	for _, b := range u.lowers {
 		errs = append(errs, b.Close())

@@ -60,6 +60,7 @@ type caller struct {
 	subordinates bool   // has ranges in /etc/subuid and /etc/subgid
 	home         string // belongs to them
 	root         string // --root
+	uplink       string // UNIONFS_UPLINK; none if empty
 	netns        string // the path of the network namespace that their commands run in; the test's own if empty
 }
 
@@ -160,6 +161,9 @@ func (c *caller) command(t *testing.T, name string, args ...string) *exec.Cmd {
 	command.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + c.home, "UNIONFS_ROOT=" + c.root, "UNIONFS=" + shared.unionfs,
+	}
+	if c.uplink != "" {
+		command.Env = append(command.Env, "UNIONFS_UPLINK="+c.uplink)
 	}
 	if c.netns != "" {
 		return inside(c.netns, command)

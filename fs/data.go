@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"encoding/binary"
 	"math"
 	"os"
 	"sync"
@@ -212,19 +211,15 @@ func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut)
 
 // writeBack has the kernel write back what it has collected of a file from an offset on.
 func (h *handler) writeBack(node uint64, off int64) {
-	if h.notify != nil {
-		const invalInode = 2      // FUSE_NOTIFY_INVAL_INODE of include/uapi/linux/fuse.h
-		b := make([]byte, 16, 40) // struct fuse_out_header, and after it struct fuse_notify_inval_inode_out
-		binary.NativeEndian.PutUint32(b[0:], 40)
-		binary.NativeEndian.PutUint32(b[4:], invalInode)
-		b = binary.NativeEndian.AppendUint64(b, node)
-		b = binary.NativeEndian.AppendUint64(b, uint64(off))
-		b = binary.NativeEndian.AppendUint64(b, 0) // to the end
-		if h.notify(b) == nil {
-			return
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.invalInode(node, off)
+	}()
+	select {
+	case <-done:
+	case <-h.released: // another server will be asked for what the kernel writes back, and for this anew
 	}
-	h.server.InodeNotify(node, off, 0)
 }
 
 func (h *handler) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

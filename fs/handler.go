@@ -34,6 +34,8 @@ type handler struct {
 	journal *journal           // notes for the servers after; nil if there will be none
 	notify  func([]byte) error // Options.Notify
 
+	released <-chan struct{} // closed when nobody is answered any more, see Server.Release
+
 	dirents sync.Pool // *[]cow.DirEnt
 	attrs   sync.Pool // *cow.Attr
 	results sync.Pool // *copied

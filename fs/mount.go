@@ -24,6 +24,10 @@ type Server struct {
 	raw    *fuse.Server
 	dev    *os.File // a duplicate of the descriptor, for Device; closed when the server has ended
 	done   chan struct{}
+
+	h        *handler
+	fd       int           // the library's descriptor, until it is closed
+	released chan struct{} // closed by Release
 }
 
 // Mount mounts the union on the directory target and serves it. When it returns the mount answers; until then nothing is
@@ -130,13 +134,14 @@ func attach(target string, o *Options, readOnly bool) (fd int, mounted bool, err
 
 // start answers INIT, then calls before if there is such a function, and begins to serve.
 func start(h *handler, fd int, target string, o *Options, before func() error) (*Server, error) {
-	s := &Server{target: target, done: make(chan struct{})}
+	s := &Server{target: target, done: make(chan struct{}), h: h, fd: fd, released: make(chan struct{})}
+	h.released = s.released
 	var err error
-	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), serverOptions(h, o))
+	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), s.options(h, o))
 	if err != nil {
 		return nil, fmt.Errorf("answering the kernel: %w", err)
 	}
-	if h.journal != nil {
+	if h.notify != nil { // there is a holder that outlives this process
 		keepResident(s.raw)
 	}
 	if before != nil {
@@ -159,8 +164,8 @@ func start(h *handler, fd int, target string, o *Options, before func() error) (
 	return s, nil
 }
 
-// serverOptions are what is negotiated at INIT.
-func serverOptions(h *handler, o *Options) *fuse.MountOptions {
+// options are what is negotiated at INIT.
+func (s *Server) options(h *handler, o *Options) *fuse.MountOptions {
 	m := &fuse.MountOptions{
 		FsName:               o.FsName,
 		Name:                 subtype,
@@ -171,7 +176,7 @@ func serverOptions(h *handler, o *Options) *fuse.MountOptions {
 		// Drop kept data only when told to, unless somebody else may change it.
 		ExplicitDataCacheControl: o.AttrTimeout == 0,
 		Debug:                    o.Debug,
-		Logger:                   libraryLogger(o.Logger),
+		Logger:                   libraryLogger(o.Logger, s.released),
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO |
 			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT,
 		// Passthrough excludes writeback and leaving out OPEN, and makes the mount count as a stacked file system,

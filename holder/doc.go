@@ -17,6 +17,8 @@
 //	                   <------  pong
 //	                   <------  write     this to the device, and say when that is done
 //	written            ------>
+//	question, again    ------>            for the process that the holder is a part of; again: a server that died has got it
+//	                   <------  answer
 //
 // To replace a server by another program, the holder starts that beside the old one. It begins as far as it can, and says so;
 // then the old one is ended, and the new one told to go on:
@@ -25,4 +27,6 @@
 //	                   <------  standing by
 //	go                 ------>
 //	                   <------  ready
+//
+// The first server can be the holder's own process, which has a child take its place in the same way ([First]).
 package holder

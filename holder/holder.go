@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,6 +31,13 @@ type Config struct {
 
 	// Ready is called once, when the first server is ready. If it fails the server is told to end the mount.
 	Ready func() error
+
+	// First, if not nil, is a server in this process, which a child is to take the place of. Run then returns its error, and
+	// nothing has happened, if that can't.
+	First *First
+
+	// Questions, if not nil, are put to the server.
+	Questions *Questions
 
 	// Upgrades is a listening socket, made by Listen; nil if servers are not to be replaced on request. It is called for
 	// when the first server is ready.
@@ -85,12 +93,18 @@ func Run(c Config) error {
 	if err != nil {
 		return err
 	}
-	h := &holder{Config: c, dir: dir, events: make(chan event), signals: make(chan os.Signal, 4)}
+	h := &holder{Config: c, dir: dir, events: make(chan event), signals: make(chan os.Signal, 4), asked: map[uint64]*question{}, quit: make(chan struct{})}
 	if !c.Embedded {
 		signal.Notify(h.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 		defer signal.Stop(h.signals)
 	}
-	defer h.kept.close()
+	defer func() {
+		if h.First == nil || h.serving != nil {
+			h.kept.close()
+		}
+	}()
+	defer h.Questions.end()
+	defer close(h.quit)
 	return h.run()
 }
 
@@ -100,8 +114,13 @@ type holder struct {
 	kept    Kept
 	events  chan event // from the goroutines of servers, each with its server
 	signals chan os.Signal
+	quit    chan struct{} // closed when Run has returned
 
-	serving *server
+	asked     map[uint64]*question // what has no answer yet
+	questions uint64               // how many there were
+	failed    error                // why First's place could not be taken
+
+	serving *server       // nil while First is
 	next    *server       // stands by to replace serving
 	request *request      // what next was started for
 	wasUp   bool          // a server was ready once
@@ -130,7 +149,7 @@ type event struct {
 }
 
 func (h *holder) run() error {
-	if err := h.start(h.Program, false); err != nil {
+	if err := h.begin(); err != nil {
 		return err
 	}
 	failures := 0
@@ -147,6 +166,9 @@ func (h *holder) run() error {
 			}
 			e.from.sock.Close()
 			s := e.from
+			if h.serving == nil {
+				return cmp.Or(h.failed, h.result(s), ErrEnded)
+			}
 			if s == h.next {
 				h.next = nil
 				h.refuse(s)
@@ -187,6 +209,11 @@ func (h *holder) run() error {
 			_ = h.serving.cmd.Process.Signal(sig) // if it has ended, its event is next
 		case r := <-h.upgrade:
 			h.replace(r)
+		case q := <-h.Questions.coming():
+			h.ask(q)
+		case <-h.first():
+			h.failed = ErrEnded
+			_ = h.next.cmd.Process.Kill() // its end is next
 		case now := <-tick.C:
 			h.beat(now)
 		}
@@ -237,12 +264,21 @@ func (h *holder) start(program *os.File, standby bool) error {
 			if err != nil {
 				break
 			}
-			h.events <- event{from: s, kind: kind, kept: kept}
+			h.tell(event{from: s, kind: kind, kept: kept})
 		}
 		_ = s.cmd.Wait() // its ProcessState tells
-		h.events <- event{from: s, end: true}
+		h.tell(event{from: s, end: true})
 	}()
 	return nil
+}
+
+// tell gives an event to Run, for as long as that is interested.
+func (h *holder) tell(e event) {
+	select {
+	case h.events <- e:
+	case <-h.quit:
+		e.kept.close()
+	}
 }
 
 // killed reports whether a server that has ended was ended by SIGKILL.
@@ -270,8 +306,14 @@ func (h *holder) packet(e event) error {
 		}()
 	case packetFailed:
 		s.reason = string(e.kept.Data)
+	case packetAnswer:
+		h.answered(e.kept.Data)
 	case packetWaiting:
-		if s.waiting = s == h.next; s.waiting {
+		s.waiting = s == h.next
+		switch {
+		case s.waiting && h.serving == nil:
+			return h.takeFromFirst()
+		case s.waiting:
 			// What it leaves unanswered comes again.
 			_ = h.serving.cmd.Process.Kill()
 		}
@@ -283,6 +325,7 @@ func (h *holder) packet(e event) error {
 	case packetReady:
 		s.ready = time.Now()
 		h.Program = s.program
+		h.askAgain()
 		if h.request != nil && s == h.serving {
 			h.request.answer(nil)
 			h.request = nil
@@ -348,7 +391,7 @@ func (h *holder) result(s *server) error {
 // beat asks the server whether it is alive, and ends it if it hasn't said so for long.
 func (h *holder) beat(now time.Time) {
 	s := h.serving
-	if s.ready.IsZero() || s.hung {
+	if s == nil || s.ready.IsZero() || s.hung {
 		return
 	}
 	if s.asked {

@@ -67,6 +67,12 @@ func serve(dir, life string) error {
 	if _, err := fmt.Fprintln(starts, os.Getpid()); err != nil {
 		return err
 	}
+	link.Answer(func(question []byte, again bool) []byte {
+		if string(question) == "die" && !again {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		}
+		return fmt.Appendf(nil, "%s, again %t", question, again)
+	})
 	if err := link.Ready(func() {}); err != nil {
 		return err
 	}

@@ -25,6 +25,10 @@ const (
 	packetGo      = 'g'
 	packetWrite   = 'n' // payload: eight bytes to tell it by, and what to write to the descriptor Config.Device
 	packetWritten = 'd' // payload: the eight bytes
+
+	packetQuestion = 'a' // payload: eight bytes to tell it by, and the question
+	packetAgain    = 'A' // a question that another server has got
+	packetAnswer   = 'e' // payload: the eight bytes, and the answer
 )
 
 const (
@@ -115,6 +119,8 @@ type Link struct {
 	writing sync.Mutex
 	writes  uint64                   // how many were asked for
 	pending map[uint64]chan struct{} // those that are not done
+
+	answer func(question []byte, again bool) []byte // nil if nothing is asked
 }
 
 // Attach connects a process that a holder started. It returns nil if none did. Children of this process inherit nothing of it.
@@ -192,6 +198,8 @@ func (l *Link) Ready(alive func()) error {
 			switch kind {
 			case packetWritten:
 				l.written(kept.Data)
+			case packetQuestion, packetAgain:
+				go l.question(kept.Data, kind == packetAgain)
 			case packetPing:
 				alive()
 				if l.send(packetPong, Kept{}) != nil {

@@ -135,8 +135,12 @@ func (h *holder) replace(r *request) {
 		return
 	}
 	h.request = r
-	s := h.next
-	time.AfterFunc(upgradePatience, func() { h.events <- event{from: s, kind: packetLate} })
+	h.limit(h.next)
+}
+
+// limit ends a server that doesn't stand by in time.
+func (h *holder) limit(s *server) {
+	time.AfterFunc(upgradePatience, func() { h.tell(event{from: s, kind: packetLate}) })
 }
 
 // packetLate is the holder's own: a server had time enough to stand by.

@@ -26,6 +26,9 @@ type Hooks struct {
 	// among them. background says that the container runs in the background, perhaps for long.
 	MountRoot func(target string, background bool) (unmount func() error, err error)
 
+	// Running, if not nil, is called when the command has started, each time.
+	Running func()
+
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
 
@@ -434,6 +437,9 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	}
 	s.container.note("start")
 	s.watchHealth(dead)
+	if s.hooks.Running != nil {
+		s.hooks.Running()
+	}
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}

@@ -56,6 +56,8 @@ import (
 //	→ P2      ready         the answer to console
 //	P2 →      started       with Exec.Detach the last
 //	→ P2      signal
+//	→ P2      detach        + the terminal's master: the caller goes, and the command stays
+//	P2 →      detached      Error: or not
 //	P2 →      exited        Code, Error: why it did not start
 const (
 	msgWait      = "wait"

@@ -76,7 +76,7 @@ func appOf(stdout, stderr io.Writer, commands []*cli.Command) *cli.App {
 			complete(below)
 		}
 	}
-	cli.FlagStringer = cmdline.DescribeFlag
+	cmdline.SetUp()
 	return app
 }
 
@@ -99,7 +99,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	err = usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
+	err = usageError("%w", cmdline.FlagError(c, err, where+" --help", insteadOf))
 	if runsCommand(c.Command.Name) {
 		return asRunFailure(err)
 	}
@@ -146,6 +146,9 @@ func arguments(c *cli.Context, least, most int, want string) error {
 func runsCommand(verb string) bool {
 	return slices.Contains([]string{"run", "try", "create", "exec"}, verb)
 }
+
+// endsFlags reports whether a verb's first argument ends its own flags.
+func endsFlags(verb string) bool { return runsCommand(verb) || verb == "top" }
 
 func versionCommand() *cli.Command {
 	return &cli.Command{

@@ -30,12 +30,16 @@ func TestOurFlags(t *testing.T) {
 		"unionfs try -w /tmp ls -w":                     "unionfs try --workdir /tmp ls -w",
 		"unionfs try -- ls -w":                          "unionfs try -- ls -w",
 		"unionfs run --name -it image":                  "unionfs run --name -it image",
+		"unionfs run -h box --rm image -h":              "unionfs run --hostname box --rm image -h",
+		"unionfs ps -h":                                 "unionfs ps --help",
+		"unionfs -h":                                    "unionfs --help",
+		"unionfs top web -o pid":                        "unionfs top web -o pid",
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
 		args := strings.Fields(line)
 		for _, app := range []*cli.App{newApp(io.Discard, io.Discard), appFor(args, io.Discard, io.Discard)} {
-			if got := strings.Join(cmdline.Arrange(app, args, runsCommand), " "); got != want {
+			if got := strings.Join(cmdline.Arrange(app, args, endsFlags), " "); got != want {
 				t.Errorf("%s, with %d verbs\n got %s\nwant %s", line, len(app.Commands), got, want)
 			}
 		}
@@ -114,7 +118,9 @@ func TestHints(t *testing.T) {
 	for line, want := range map[string]string{
 		"volume lss":        `unknown command "volume lss"; see unionfs volume --help (did you mean "ls"?)`,
 		"container frob":    `unknown command "container frob"; see unionfs container --help`,
-		"run --nme x image": `see unionfs run --help (did you mean "--name"?)`,
+		"ps --al":           `there is no flag --al; see unionfs ps --help (did you mean "--all"?)`,
+		"run --link a:b x":  "--link is not supported: use a network",
+		"run --nme x image": `there is no flag --nme; see unionfs run --help (did you mean "--name"?)`,
 		"images --frob":     "see unionfs images --help\n",
 		"imges":             `(did you mean "images"?)`,
 	} {

@@ -173,7 +173,7 @@ func withDifference(c *cli.Context, do func(*runner.Container, *cow.Difference) 
 	if err != nil {
 		return err
 	}
-	lower, err := containerBranch(root, container)
+	lower, err := containerBranch(root, container, &serving{})
 	if err != nil {
 		return err
 	}

@@ -2,17 +2,17 @@ package main
 
 import (
 	"errors"
-	"os"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"unionfs/fs"
 	"unionfs/holder"
 	"unionfs/runner"
 )
 
-// The root of a container in the background is served by a process of its own. The container's supervisor is its holder.
+// The root of a container is served by a process of its own, whose holder is the container's supervisor: it is replaced when it is
+// killed. In the background it is there from the start. In the foreground the supervisor serves the root itself at first (see
+// handover.go).
 
 const serveRootName = "serve-container"
 
@@ -22,7 +22,7 @@ func serveRootCommand() *cli.Command {
 		Name:        serveRootName,
 		Hidden:      true,
 		Usage:       "serve the root of a container (for unionfs itself)",
-		Description: "The process that serves the root of a container in the background.\nIts supervisor starts it; it is of no use otherwise.\n\nExample:\n   unionfs --root /var/lib/unionfs serve-container ID",
+		Description: "The process that serves the root of a container. Its supervisor starts it; it is of no use otherwise.\n\nExample:\n   unionfs --root /var/lib/unionfs serve-container ID",
 		ArgsUsage:   "ID",
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
@@ -63,6 +63,7 @@ func serveContainerRoot(c *cli.Context, container *runner.Container, link *holde
 	if err != nil {
 		return errors.Join(err, union.Close())
 	}
+	link.Answer(func(question []byte, again bool) []byte { return answerOwnerQuestion(union, server, question, again) })
 	if err := s.ready(union); err != nil {
 		return errors.Join(err, fs.Unmount(target, true), union.Close())
 	}
@@ -73,40 +74,4 @@ func serveContainerRoot(c *cli.Context, container *runner.Container, link *holde
 	}()
 	server.Wait()
 	return union.Close()
-}
-
-// holdContainerRoot has the root of a container served, and returns when it is mounted on target.
-func holdContainerRoot(root string, container *runner.Container, target string) (unmount func() error, err error) {
-	program, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- holder.Run(holder.Config{
-			Program:  program,
-			Args:     []string{"--root", root, serveRootName, container.ID},
-			Embedded: true,
-			Device:   keptDevice,
-			Log:      newLogger(os.Stderr, false),
-			Ready:    func() error { close(ready); return nil },
-			Upgrades: func() (*holder.Listener, error) { return listenForUpgrades(target) },
-		})
-	}()
-	select {
-	case err := <-ended:
-		return nil, err
-	case <-ready:
-	}
-	return func() error {
-		err := fs.Unmount(target, false)
-		if errors.Is(err, unix.EBUSY) {
-			// Nothing of the container is left to be surprised.
-			err = fs.Unmount(target, true)
-		}
-		if err != nil {
-			return err
-		}
-		return <-ended
-	}, nil
 }

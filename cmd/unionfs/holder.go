@@ -21,9 +21,10 @@ import (
 
 // What a server gives the holder to keep, by position.
 const (
-	keptDevice  = iota // the FUSE descriptor
-	keptJournal        // fs.Options.Journal
-	keptFiles          // how many there are
+	keptDevice   = iota     // the FUSE descriptor
+	keptJournal             // fs.Options.Journal
+	keptFiles               // how many there always are
+	keptHostTree = iota - 1 // what hostTree cloned, where that is the lower branch
 )
 
 // keptData is kept with them.
@@ -106,6 +107,8 @@ type serving struct {
 	link    *holder.Link
 	kept    keptData
 	streams bool // they are not the ones of whoever waits for the mount
+
+	hostTree *os.File // of the machine's own root as a branch; nil before takeHostTree
 }
 
 // newServing learns what there is to go on from.
@@ -115,7 +118,7 @@ func newServing(link *holder.Link) (*serving, error) {
 		return s, nil
 	}
 	err := json.Unmarshal(link.Kept().Data, &s.kept)
-	if err == nil && len(link.Kept().Files) != keptFiles {
+	if n := len(link.Kept().Files); err == nil && n != keptFiles && n != keptHostTree+1 {
 		err = errors.New("there are other descriptors than this version of the program needs")
 	}
 	if err != nil {
@@ -126,6 +129,18 @@ func newServing(link *holder.Link) (*serving, error) {
 
 // resumes reports whether there was a server before.
 func (s *serving) resumes() bool { return s.link != nil && s.link.Kept() != nil }
+
+// takeHostTree sees to hostTree: it is the one that the first server made, lest later mounts appear in it.
+func (s *serving) takeHostTree() (err error) {
+	switch {
+	case s.hostTree != nil:
+	case s.resumes() && len(s.link.Kept().Files) > keptHostTree:
+		s.hostTree = s.link.Kept().Files[keptHostTree]
+	default:
+		s.hostTree, err = hostTree()
+	}
+	return err
+}
 
 // newUnion merges branches when it is this server's turn.
 func (s *serving) newUnion(o cow.Options) (*cow.Union, error) {
@@ -172,13 +187,23 @@ func (s *serving) keep(server *fs.Server, journal *os.File) error {
 		return err
 	}
 	defer session.Device.Close()
-	s.kept.Settings = session.Settings
-	data, err := json.Marshal(s.kept)
+	kept, err := s.toKeep(session, journal)
 	if err != nil {
 		return err
 	}
-	files := [keptFiles]*os.File{keptDevice: session.Device, keptJournal: journal}
-	return s.link.Keep(holder.Kept{Files: files[:], Data: data})
+	return s.link.Keep(kept)
+}
+
+// toKeep is what the next server needs.
+func (s *serving) toKeep(session *fs.Session, journal *os.File) (holder.Kept, error) {
+	s.kept.Settings = session.Settings
+	data, err := json.Marshal(s.kept)
+	files := make([]*os.File, keptFiles, keptHostTree+1)
+	files[keptDevice], files[keptJournal] = session.Device, journal
+	if s.hostTree != nil {
+		files = append(files, s.hostTree)
+	}
+	return holder.Kept{Files: files, Data: data}, err
 }
 
 // ready says that the mount answers.

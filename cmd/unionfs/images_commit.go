@@ -131,7 +131,7 @@ Examples:
 }
 
 func exportContainer(c *cli.Context, root string, container *runner.Container) error {
-	lower, err := containerBranch(root, container)
+	lower, err := containerBranch(root, container, &serving{})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"unionfs/runner"
 )
@@ -18,7 +19,8 @@ import (
 func lifecycleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
-		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped; in the background only", Value: "no"},
+		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped", Value: "no"},
+		&cli.StringFlag{Name: "log-driver", Usage: "`DRIVER`: k8s-file, or json-file and local, which are the same here", Hidden: true},
 		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
 	}
 }
@@ -41,6 +43,11 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 			return nil, usageError("--restart and --rm exclude each other")
 		}
 		annotations[runner.AnnotationRestart] = policy.String()
+	}
+	switch driver := c.String("log-driver"); driver {
+	case "", "json-file", "local", "k8s-file":
+	default:
+		return nil, usageError("--log-driver %q is not supported: what a container writes in the background is kept in a file, see unionfs logs", driver)
 	}
 	for _, option := range c.StringSlice("log-opt") {
 		name, value, _ := strings.Cut(option, "=")
@@ -253,7 +260,32 @@ func runInFront(c *cli.Context, root string, container *runner.Container, ahead 
 }
 
 func timeoutFlag() cli.Flag {
-	return &cli.IntFlag{Name: "time", Aliases: []string{"t"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}
+	return &cli.IntFlag{Name: "time", Aliases: []string{"t", "timeout"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}
+}
+
+func stopSignalFlag() cli.Flag {
+	return &cli.StringFlag{Name: "signal", Aliases: []string{"s"}, Usage: "ask it to end by `SIGNAL`", DefaultText: "the container's stop signal"}
+}
+
+// stopSignalOf is the signal that asks a container to end.
+func stopSignalOf(c *cli.Context, container *runner.Container) (unix.Signal, error) {
+	if !c.IsSet("signal") {
+		return container.StopSignal(), nil
+	}
+	signal, err := runner.ParseSignal(c.String("signal"))
+	if err != nil {
+		return 0, usageError("--signal: %w", err)
+	}
+	return signal, nil
+}
+
+// stopContainer stops a container as the flags of stop and restart say.
+func stopContainer(c *cli.Context, container *runner.Container) error {
+	signal, err := stopSignalOf(c, container)
+	if err != nil {
+		return err
+	}
+	return container.Stop(c.Context, signal, graceOf(c, container))
 }
 
 // graceOf is how long a container has to end.
@@ -274,10 +306,10 @@ has not ended after a while, and waits for its end.
 
 Example:
    unionfs stop -t 30 web`,
-		Flags: []cli.Flag{timeoutFlag()},
+		Flags: []cli.Flag{timeoutFlag(), stopSignalFlag()},
 		Action: func(c *cli.Context) error {
 			return eachContainer(c, func(_ string, container *runner.Container) error {
-				return container.Stop(c.Context, graceOf(c, container))
+				return stopContainer(c, container)
 			})
 		},
 	}
@@ -292,16 +324,20 @@ func restartCommand() *cli.Command {
 
 Example:
    unionfs restart web`,
-		Flags: []cli.Flag{timeoutFlag()},
+		Flags: []cli.Flag{timeoutFlag(), stopSignalFlag()},
 		Action: func(c *cli.Context) error {
 			return eachContainer(c, func(root string, container *runner.Container) error {
 				if container.AutoRemove() {
 					return fmt.Errorf("container %s is removed when it ends (--rm), so it can't be restarted", container.Name)
 				}
-				if err := container.Stop(c.Context, graceOf(c, container)); err != nil {
+				if err := stopContainer(c, container); err != nil {
 					return err
 				}
-				return startInBackground(c, root, container)
+				if err := startInBackground(c, root, container); err != nil {
+					return err
+				}
+				container.Note("restart")
+				return nil
 			})
 		},
 	}

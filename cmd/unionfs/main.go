@@ -31,7 +31,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // runApp is run without the names that stand for other programs.
 func runApp(args []string, stdout, stderr io.Writer) int {
 	app := appFor(args, stdout, stderr)
-	err := app.Run(cmdline.Arrange(app, args, runsCommand))
+	err := app.Run(cmdline.Arrange(app, args, endsFlags))
 	if err == nil {
 		return 0
 	}

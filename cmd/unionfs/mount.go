@@ -27,8 +27,8 @@ func mountCommand() *cli.Command {
 --upper every change is written there, in the format of the kernel's overlayfs; without it the mount is read only. The
 lower directories are never written to. They must not be changed by others while they are mounted.
 
-With -o writeback=0 the kernel doesn't collect small writes: many of them take longer, what opens files again and again and looks
-at their attributes (compilers, interpreters, tar) is faster, and a full disk is reported by write(2) itself.
+With -o writeback=0 the kernel doesn't collect small writes: many of them take longer, but what opens files again and
+again and looks at their attributes (compilers, interpreters, tar) is faster, and a full disk is reported by write(2).
 
 The server runs in the background, and the command returns when the mount answers. "unionfs umount TARGET" ends both.
 

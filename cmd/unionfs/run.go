@@ -27,9 +27,13 @@ func containerFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "env-file", Usage: "set the variables in `FILE`, one a line"},
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
-		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
+		&cli.StringFlag{Name: "hostname", Aliases: []string{"h"}, Usage: "set the host name to `NAME`"},
+		&cli.StringFlag{Name: "domainname", Usage: "set the NIS domain name to `NAME`"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
+		&cli.StringSliceFlag{Name: "label-file", Usage: "give it the labels in `FILE`, one a line"},
+		&cli.StringSliceFlag{Name: "annotation", Usage: "set the annotation `NAME=VALUE` in the container's OCI configuration"},
+		&cli.StringFlag{Name: "cidfile", Usage: "write the container's ID to `FILE`, which must not be there"},
 	}, slices.Concat(networkFlags(), isolationFlags(), limitFlags())...)
 }
 
@@ -61,7 +65,7 @@ Examples:
 
 // imageRunFlags are those that run and create share.
 func imageRunFlags() []cli.Flag {
-	return slices.Concat(containerFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
+	return slices.Concat(containerFlags(), imageToRunFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
 		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
@@ -142,6 +146,7 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		args:     l.args,
 		workdir:  c.String("workdir"),
 		hostname: c.String("hostname"),
+		domain:   c.String("domainname"),
 		readOnly: c.Bool("read-only"),
 		terminal: l.terminal,
 	}
@@ -167,7 +172,7 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	if r.resources, err = resourcesOf(c); err != nil {
 		return r, err
 	}
-	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
+	if r.labels, err = containerLabels(c); err != nil {
 		return r, err
 	}
 	kinds := []struct {
@@ -204,7 +209,14 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 	if err != nil {
 		return "", nil, err
 	}
+	if err := getImageToRun(c, root, l.image); err != nil {
+		return "", nil, err
+	}
 	config, imageID, err := imageConfig(root, l.image, directory)
+	if err != nil {
+		return "", nil, err
+	}
+	writeID, err := openIDFile(c.String("cidfile"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -222,6 +234,7 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 	claim := volumes.OpenStore(root).Claim()
 	created := false
 	defer func() {
+		writeID(id, created)
 		if created {
 			claim.Release()
 		} else {

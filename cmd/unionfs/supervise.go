@@ -11,6 +11,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/fs"
+	"unionfs/internal/cmdline"
 	"unionfs/runner"
 )
 
@@ -36,11 +37,12 @@ func superviseCommand() *cli.Command {
 				return err
 			}
 			// Whoever waits for the container hears of errors, and says them.
-			served := &containerRoot{container: container}
+			served := &containerRoot{root: root, container: container}
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
 				MountRoot: func(target string, background bool) (func() error, error) {
-					return served.mount(c, target, background)
+					return served.mountRoot(c, target, background)
 				},
+				Running:    served.handOverSoon,
 				SetOwner:   served.setOwner,
 				MakeDevice: served.makeDevice,
 				Removed:    func() error { return removeAnonymous(root, container) },
@@ -53,57 +55,27 @@ func superviseCommand() *cli.Command {
 	}
 }
 
-// containerRoot is the root of a container.
-type containerRoot struct {
-	container *runner.Container
-
-	// What serves it, if this process does.
-	union  *cow.Union
-	server *fs.Server
-}
-
-// mount mounts the union of the container's upper branch and its image, and prepares its volumes.
-//
-// A container in the background has its root served by a process of its own, so that it outlives that. One in the foreground lives
-// as long as its supervisor anyhow, and starts faster when that serves the root; and where there is one ID the supervisor
-// records owners in the union.
-func (r *containerRoot) mount(c *cli.Context, target string, background bool) (func() error, error) {
-	container := r.container
-	root, err := stateRoot(c)
-	if err != nil {
-		return nil, err
-	}
-	union, err := containerUnion(c, container, &serving{})
+// mountRoot mounts the union of the container's upper branch and its image, and prepares its volumes.
+func (r *containerRoot) mountRoot(c *cli.Context, target string, background bool) (func() error, error) {
+	union, err := containerUnion(c, r.container, &r.serving)
 	if err != nil {
 		return nil, err
 	}
 	mount := func(union *cow.Union, target string) (func() error, error) {
-		_, unmount, err := mountForContainer(c, container, union, target)
-		return unmount, err
+		return mountForContainer(c, r.container, union, target)
 	}
-	unmountVolumes, err := prepareVolumes(root, container, union, mount)
+	unmountVolumes, err := prepareVolumes(r.root, r.container, union, mount)
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
-	oneID, err := hasOneID()
-	if err != nil {
-		return nil, errors.Join(err, union.Close(), unmountVolumes())
+	serve := r.serveFirst
+	if background {
+		serve = r.holdFromTheStart
 	}
-	if background && !oneID {
-		if err := union.Close(); err != nil {
-			return nil, errors.Join(err, unmountVolumes())
-		}
-		unmount, err := holdContainerRoot(root, container, target)
-		if err != nil {
-			return nil, errors.Join(err, unmountVolumes())
-		}
-		return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
-	}
-	server, unmount, err := mountForContainer(c, container, union, target)
+	unmount, err := serve(c, union, target)
 	if err != nil {
 		return nil, errors.Join(err, unmountVolumes())
 	}
-	r.union, r.server = union, server
 	return func() error { return errors.Join(unmount(), unmountVolumes()) }, nil
 }
 
@@ -117,18 +89,13 @@ func rootOptions(c *cli.Context, container *runner.Container) fs.Options {
 }
 
 // mountForContainer serves a union at target. It closes the union, also when it fails.
-func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (*fs.Server, func() error, error) {
+func mountForContainer(c *cli.Context, container *runner.Container, union *cow.Union, target string) (unmount func() error, err error) {
 	server, err := fs.Mount(union, target, rootOptions(c, container))
 	if err != nil {
-		return nil, nil, errors.Join(err, union.Close())
+		return nil, errors.Join(err, union.Close())
 	}
-	return server, func() error {
-		err := server.Unmount()
-		if errors.Is(err, unix.EBUSY) {
-			// Nothing of the container is left to be surprised.
-			err = fs.Unmount(target, true)
-		}
-		if err != nil {
+	return func() error {
+		if err := unmountUnused(target); err != nil {
 			return err
 		}
 		server.Wait()
@@ -136,47 +103,13 @@ func mountForContainer(c *cli.Context, container *runner.Container, union *cow.U
 	}, nil
 }
 
-// setOwner keeps the owner of a file that the host can't give it.
-func (r *containerRoot) setOwner(file uint64, uid, gid uint32) error {
-	n := r.union.Node(file)
-	if n == nil {
-		return unix.ESTALE
+// unmountUnused unmounts what a container had mounted. Nothing of the container is left that would be surprised.
+func unmountUnused(target string) error {
+	err := fs.Unmount(target, false)
+	if errors.Is(err, unix.EBUSY) {
+		err = fs.Unmount(target, true)
 	}
-	s := cow.SetAttr{UID: uid, GID: gid}
-	if uid != ^uint32(0) {
-		s.Valid |= cow.SetUID
-	}
-	if gid != ^uint32(0) {
-		s.Valid |= cow.SetGID
-	}
-	var a cow.Attr
-	if err := r.union.Setattr(n, &s, &a); err != nil {
-		return err
-	}
-	r.server.AttributesChanged(file)
-	if n.Kind() != unix.S_IFREG && n.Kind() != unix.S_IFDIR {
-		// It may be another file on disk now, and its directory have other times.
-		for _, dir := range r.union.InDirectories(n) {
-			r.server.AttributesChanged(dir)
-		}
-	}
-	return nil
-}
-
-// makeDevice keeps a device that the host doesn't let us make.
-func (r *containerRoot) makeDevice(dir uint64, name string, mode, rdev uint32) error {
-	in := r.union.Node(dir)
-	if in == nil {
-		return unix.ESTALE
-	}
-	var a cow.Attr
-	n, err := r.union.Mknod(in, name, mode, rdev, cow.Owner{}, &a)
-	if err != nil {
-		return err
-	}
-	r.union.Forget(n, 1)
-	r.server.NameChanged(dir, name)
-	return nil
+	return err
 }
 
 // containerUnion opens a container's union, for one user at a time.
@@ -192,7 +125,7 @@ func containerUnion(c *cli.Context, container *runner.Container, s *serving) (*c
 	if owners.Record, err = recordsOwners(container, &owners); err != nil {
 		return nil, err
 	}
-	lower, err := containerBranch(root, container)
+	lower, err := containerBranch(root, container, s)
 	if err != nil {
 		return nil, err
 	}
@@ -226,15 +159,18 @@ func mapOwners(policy *cow.OwnerPolicy, linux *specs.Linux) {
 }
 
 // containerBranch opens what is below a container's upper branch.
-func containerBranch(root string, container *runner.Container) (cow.Branch, error) {
-	if container.Image() == hostImage {
-		owners, err := ownerPolicy()
-		if err != nil {
-			return nil, err
-		}
-		return hostBranch(root, owners.UIDs == nil)
+func containerBranch(root string, container *runner.Container, s *serving) (cow.Branch, error) {
+	if container.Image() != hostImage {
+		return openImage(root, container.Spec.Annotations[annotationImageID])
 	}
-	return openImage(root, container.Spec.Annotations[annotationImageID])
+	owners, err := ownerPolicy()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.takeHostTree(); err != nil {
+		return nil, err
+	}
+	return hostBranch(root, s.hostTree, owners.UIDs == nil)
 }
 
 // ownerPolicy lets a union show only the owners that have an ID in this process's user namespace: the kernel refuses
@@ -274,5 +210,20 @@ func findContainer(root, ref string) (*runner.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	return state.Get(ref)
+	container, err := state.Get(ref)
+	return container, explainMissing(state, ref, err)
+}
+
+// explainMissing says how to find the container that there is not, and which one may have been meant.
+func explainMissing(state *runner.State, ref string, err error) error {
+	if !errors.Is(err, runner.ErrNotFound) {
+		return err
+	}
+	var names []string
+	if all, err := state.List(); err == nil {
+		for _, container := range all {
+			names = append(names, container.Name)
+		}
+	}
+	return fmt.Errorf("%w; \"unionfs ps -a\" lists those that there are%s", err, cmdline.HintAmong(ref, names))
 }
