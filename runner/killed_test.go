@@ -18,7 +18,9 @@ import (
 func TestKilledWhileStarting(t *testing.T) {
 	inEveryWorld(t, func(t *testing.T, w *ward) {
 		for i := range 16 {
-			cmd := w.cmd(w.shell("sleep 1000 & sleep 1000"))
+			r := w.shell("sleep 1000 & sleep 1000")
+			r.Ahead = i%4 < 2
+			cmd := w.cmd(r)
 			cmd.WaitDelay = 20 * time.Second
 			must(t, cmd.Start())
 			time.Sleep(time.Duration(i) * 5 * time.Millisecond)
@@ -43,6 +45,24 @@ func TestKilledWhileStarting(t *testing.T) {
 				t.Errorf("removing: code %d: %s", res.code, res.stderr)
 			}
 		}
+	})
+}
+
+// TestAhead: a supervisor that was started before its container does all that one does which was started after, and is gone if
+// there is no container after all.
+func TestAhead(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		r := w.shell("echo out; echo err >&2; read line; exit 7")
+		r.Ahead, r.Options.Name = true, "ahead"
+		if res := w.run(r); res.code != 7 || res.stdout != "out\n" || res.stderr != "err\n" {
+			t.Errorf("code %d, %q, %q", res.code, res.stdout, res.stderr)
+		}
+		r.Options.ID = "" // the name is taken now
+		if res := w.run(r); res.code != exitOurs || !strings.Contains(res.stderr, "name is in use") {
+			t.Errorf("code %d, %q", res.code, res.stderr)
+		}
+		// At the latest with the one who started it: its streams are closed, or run would not have returned.
+		eventually(t, "all processes are gone", func() bool { return len(concerned(t, w)) == 0 })
 	})
 }
 

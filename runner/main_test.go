@@ -80,6 +80,7 @@ type request struct {
 	Options     CreateOptions
 	Interactive bool
 	DetachKeys  []byte
+	Ahead       bool // start the supervisor before the container is made
 }
 
 func runRequest(args []string) (int, error) {
@@ -91,15 +92,23 @@ func runRequest(args []string) (int, error) {
 	if err != nil {
 		return exitOurs, err
 	}
-	c, err := st.Create(r.Spec, r.Options)
-	if err != nil {
-		return exitOurs, err
+	if r.Options.ID == "" {
+		r.Options.ID = NewID()
 	}
-	return c.Run(context.Background(), RunOptions{
-		Supervisor:  []string{"test-supervise", r.State, c.ID, r.Root},
+	options := RunOptions{
+		Supervisor:  []string{"test-supervise", r.State, r.Options.ID, r.Root},
 		Interactive: r.Interactive,
 		DetachKeys:  r.DetachKeys,
-	})
+	}
+	if r.Ahead {
+		options.Ahead = StartAhead(options, r.Spec.Process.Terminal)
+	}
+	c, err := st.Create(r.Spec, r.Options)
+	if err != nil {
+		options.Ahead.Abandon()
+		return exitOurs, err
+	}
+	return c.Run(context.Background(), options)
 }
 
 func startRequest(args []string) (int, error) {
@@ -196,6 +205,9 @@ func waitContainer(args []string) (int, error) {
 }
 
 func superviseOn(args []string) (int, error) {
+	if !AwaitContainer() {
+		return exitOurs, nil
+	}
 	st, err := OpenState(args[0])
 	if err != nil {
 		return exitOurs, err
