@@ -37,11 +37,13 @@ type containerBench struct {
 	scratch string
 	images  *imageServer
 	env     []string
-	runRoot string // for podman, which wants its name to have at most 50 characters
+	runRoot string         // for podman, which wants its name to have at most 50 characters, and for sockets
+	lives   map[string]int // by tool: how many directories it had that couldn't be removed
+	stops   []func() error // end daemons
 }
 
 func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wanted func(*tool) bool) (b *containerBench, end func() error, err error) {
-	b = &containerBench{ctx: ctx, o: o, report: r}
+	b = &containerBench{ctx: ctx, o: o, report: r, lives: map[string]int{}}
 	for _, name := range o.Against {
 		if !slices.Contains(ToolNames(), name) {
 			return nil, nil, fmt.Errorf("unknown peer %q; known are %s", name, strings.Join(ToolNames(), ", "))
@@ -74,26 +76,41 @@ func newContainerBench(ctx context.Context, o ContainerOptions, r *Report, wante
 		return nil, nil, errors.Join(err, removeScratch(b.scratch))
 	}
 	return b, func() error {
-		return errors.Join(b.images.close(), b.endPodman(), removeTree(b.runRoot), removeScratch(b.scratch))
+		err := b.images.close()
+		for _, stop := range b.stops {
+			err = errors.Join(err, stop())
+		}
+		return errors.Join(err, discard(b.runRoot, b.scratch))
 	}, nil
 }
 
 // dir is where a tool keeps its state.
-func (b *containerBench) dir(t *tool) string { return filepath.Join(b.scratch, t.name) }
+func (b *containerBench) dir(t *tool) string {
+	if n := b.lives[t.name]; n > 0 {
+		return filepath.Join(b.scratch, fmt.Sprintf("%s-%d", t.name, n))
+	}
+	return filepath.Join(b.scratch, t.name)
+}
 
-// endPodman unmounts what podman keeps mounted over its storage (containers/storage, drivers/overlay: MakePrivate).
-func (b *containerBench) endPodman() error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
+// begin makes a tool ready, with nothing in its store. stop must be called before its directory is removed.
+func (b *containerBench) begin(t *tool) (stop func() error, err error) {
+	if err := os.MkdirAll(b.dir(t), 0o755); err != nil {
+		return nil, err
 	}
-	for line := range strings.Lines(string(mounts)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.HasPrefix(fields[4], b.scratch+"/") && strings.HasSuffix(fields[4], "/root/overlay") {
-			err = errors.Join(err, unmountKernel(fields[4]))
-		}
+	if t.start == nil {
+		return func() error { return nil }, nil
 	}
-	return err
+	return t.start(b.dir(t))
+}
+
+// empty removes all that a tool has. What can't be removed now is left for the benchmark's end, and the tool gets another
+// directory: what was measured counts all the same.
+func (b *containerBench) empty(t *tool) {
+	dir := b.dir(t)
+	if err := discard(dir, dir+".ext4", filepath.Join(b.runRoot, t.name)); err != nil {
+		b.report.Notes = append(b.report.Notes, fmt.Sprintf("%s left something behind that can't be removed: %v", t.name, err))
+		b.lives[t.name]++
+	}
 }
 
 // command runs one to its end.
@@ -136,9 +153,6 @@ func (b *containerBench) output(ctx context.Context, args []string) (string, err
 }
 
 func (b *containerBench) pull(t *tool, dir, ref string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	for _, command := range t.pull(dir, ref) {
 		if err := b.command(command); err != nil {
 			return err

@@ -37,8 +37,9 @@ type DepthOptions struct {
 	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
 	Progress  *Progress
 
-	fewOps bool   // do everything a few times only: to see that it works
-	label  string // Key.Bench of what is measured; "" for "depth"
+	only   []string // of PeerNames and peerUnionfsHeld: no others; nil for all that Against asks for
+	fewOps bool     // do everything a few times only: to see that it works
+	label  string   // Key.Bench of what is measured; "" for "depth"
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
@@ -85,6 +86,9 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 	chosen, err := choosePeers(o.Against, o.Program)
 	if err != nil {
 		return err
+	}
+	if o.only != nil {
+		chosen = slices.DeleteFunc(chosen, func(p peer) bool { return !slices.Contains(o.only, p.name()) })
 	}
 	b.sizes = opsOf(o.Big, o.fewOps)
 	r.Sizes = b.sizes

@@ -60,7 +60,7 @@ func (r *Report) documentFigures(section string) []figure {
 func (r *Report) writeDocument(w io.Writer) error {
 	p := r.summary()
 	var versions []string
-	for _, peer := range []string{peerFuseOverlayfs, peerUnionfsFuse, peerMergerfs, peerPodman, peerRunc, peerBubblewrap} {
+	for _, peer := range []string{peerFuseOverlayfs, peerUnionfsFuse, peerMergerfs, peerPodman, peerDocker, peerContainerd, peerRunc, peerBubblewrap} {
 		if version := r.versionOf(peer); version != "" {
 			versions = append(versions, version)
 		}

@@ -89,7 +89,7 @@ func (r *Report) figureOf(keys []Key) figure {
 		f.title += ", large tree"
 	case "copyup":
 		f.xTitle, f.xText = "size of the file", func(x float64) string { return humanSize(int64(x)) }
-	case "memory":
+	case "memory", "takeover":
 		f.xTitle = "entries of the tree"
 	case "images":
 		f.xTitle = "layers"
@@ -163,7 +163,7 @@ func (k Key) x() float64 {
 
 // ofUnions reports whether the measurement is one of Depth.
 func (k Key) ofUnions() bool {
-	return slices.Contains([]string{"depth", "files", "programs", "big"}, k.Bench)
+	return slices.Contains([]string{"depth", "files", "programs", "big", "holder"}, k.Bench)
 }
 
 func sectionOf(key Key) string {

@@ -93,7 +93,8 @@ func assertMeasured(t *testing.T, r *Report) {
 		}
 	}
 	for _, m := range r.Measurements {
-		if !m.ofUnions() && len(m.Values) == 0 {
+		// Whether a daemon runs depends on more of the machine than what is installed.
+		if !m.ofUnions() && len(m.Values) == 0 && !strings.Contains(m.Status, "doesn't run here") {
 			t.Errorf("%s %s %s has no values: %s", m.Peer, m.Bench, m.Work, m.Status)
 		}
 	}

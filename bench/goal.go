@@ -111,6 +111,7 @@ func (r *Report) goals() []goalRow {
 	r.depthGoals(g)
 	r.imageGoals(g)
 	r.containerGoals(g)
+	r.takeoverGoals(g)
 	return g.rows
 }
 
@@ -201,6 +202,18 @@ func (r *Report) containerGoals(g *goalTable) {
 		{"volume-write", "Writing and syncing 64 MiB on a volume"}, {"volume-read", "Reading it"}, {"volume-create", "Making and removing 2,000 files on it"},
 	} {
 		g.between(work.what, query{work.name, stateWarm, 0, peerUnionfs}, query{work.name, stateWarm, 0, peerHost}, 1.03, "≤ 1.03 of the host's own file system")
+	}
+}
+
+func (r *Report) takeoverGoals(g *goalTable) {
+	g.section = "A mount that outlives its server"
+	for _, entries := range []int64{14000, 1000000} {
+		g.value(fmt.Sprintf("Longest wait for an answer when the server is killed, %d names known", entries),
+			query{"kill", "", entries, peerUnionfsHeld}, 0.2, "≤ 200 ms")
+	}
+	for _, work := range heldWorks() {
+		g.between("What the holder costs: "+work, query{work, stateWarm, 10, peerUnionfsHeld}, query{work, stateWarm, 10, peerUnionfs},
+			1.03, "≤ 1.03 of the same in the foreground")
 	}
 }
 

@@ -155,7 +155,7 @@ func (b behind) List() string { return strings.Join(b.Works, "; ") }
 func (r *Report) peersAhead() []behind {
 	var all []behind
 	for _, peer := range r.measuredPeers() {
-		if peer == peerUnionfs || peer == peerUnionfsImage {
+		if peer == peerUnionfs || peer == peerUnionfsImage || peer == peerUnionfsHeld {
 			continue
 		}
 		for _, own := range []string{peerUnionfs, peerUnionfsImage} {

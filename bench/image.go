@@ -66,16 +66,21 @@ func (s *imageServer) close() error {
 // publish makes an image of the branches, each one a layer, and returns its reference. Layers are compressed only if told
 // so: most benchmarks are about what is done with layers, not about gzip.
 func (s *imageServer) publish(ctx context.Context, branches *stack, repository string, config v1.Config, compress bool) (string, error) {
-	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	names := branches.absolute()
 	var layers []v1.Layer
 	for i := len(names) - 1; i >= 0; i-- {
-		layer, err := s.addLayer(ctx, names[i], compress)
+		layer, err := s.addLayer(compress, func(out *tar.Writer) error { return writeBranch(ctx, out, names[i]) })
 		if err != nil {
 			return "", fmt.Errorf("making a layer of %s: %w", names[i], err)
 		}
 		layers = append(layers, layer)
 	}
+	return s.publishLayers(ctx, layers, repository, config)
+}
+
+// publishLayers makes an image of layers, the lowest first, and returns its reference.
+func (s *imageServer) publishLayers(ctx context.Context, layers []v1.Layer, repository string, config v1.Config) (string, error) {
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	// All at once: one after the other takes a time that grows with the square of their number.
 	image, err := mutate.AppendLayers(base, layers...)
 	if err != nil {
@@ -113,8 +118,8 @@ func platformConfig(image v1.Image, config v1.Config) *v1.ConfigFile {
 	return file
 }
 
-// addLayer writes a branch as a layer to where the registry keeps its blobs, so that it need not be uploaded.
-func (s *imageServer) addLayer(ctx context.Context, branch string, compress bool) (v1.Layer, error) {
+// addLayer writes a layer to where the registry keeps its blobs, so that it need not be uploaded.
+func (s *imageServer) addLayer(compress bool, write func(*tar.Writer) error) (v1.Layer, error) {
 	file, err := os.CreateTemp(s.blobs, "layer-")
 	if err != nil {
 		return nil, err
@@ -127,13 +132,13 @@ func (s *imageServer) addLayer(ctx context.Context, branch string, compress bool
 	if compress {
 		layer.mediaType = types.OCILayer
 		compressor := gzip.NewWriter(buffered)
-		if err := writeLayer(ctx, io.MultiWriter(compressor, tarSum), branch); err != nil {
+		if err := writeTar(io.MultiWriter(compressor, tarSum), write); err != nil {
 			return nil, err
 		}
 		if err := compressor.Close(); err != nil {
 			return nil, err
 		}
-	} else if err := writeLayer(ctx, io.MultiWriter(buffered, tarSum), branch); err != nil {
+	} else if err := writeTar(io.MultiWriter(buffered, tarSum), write); err != nil {
 		return nil, err
 	}
 	if err := buffered.Flush(); err != nil {
@@ -165,10 +170,17 @@ func (l *layerFile) Uncompressed() (io.ReadCloser, error) {
 	return nil, errors.New("only its blob is wanted of a layer that is published")
 }
 
-// writeLayer writes a branch in overlay format as an OCI layer.
-func writeLayer(ctx context.Context, w io.Writer, branch string) error {
+func writeTar(w io.Writer, write func(*tar.Writer) error) error {
 	out := tar.NewWriter(w)
-	err := filepath.WalkDir(branch, func(file string, entry fs.DirEntry, err error) error {
+	if err := write(out); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// writeBranch writes what is in a branch in overlay format as an OCI layer.
+func writeBranch(ctx context.Context, out *tar.Writer, branch string) error {
+	return filepath.WalkDir(branch, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -198,10 +210,6 @@ func writeLayer(ctx context.Context, w io.Writer, branch string) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return out.Close()
 }
 
 // layerHeader returns nil for what layers don't hold.

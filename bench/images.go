@@ -1,12 +1,15 @@
 package bench
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // Images measures what is done with an image of a tree: pulling it from a registry on loopback, mounting it, committing a
@@ -21,23 +24,11 @@ func imagesInto(ctx context.Context, o ContainerOptions, r *Report) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	o.Progress.part("images: making the tree", "")
-	plain := filepath.Join(b.scratch, "plain")
-	if err := os.Mkdir(plain, 0o755); err != nil {
-		return err
-	}
-	if err := makeTree(ctx, plain, treeShape{seed: 1, entries: o.Entries}); err != nil {
-		return err
-	}
-	tree, err := takeCatalogue(ctx, plain)
-	if err != nil {
-		return err
-	}
 	o.Progress.start(o.Runs * len(b.chosen) * len(o.Depths))
 	pace := newPace(o.Budget, len(o.Depths))
 	for _, depth := range o.Depths {
 		pace.next()
-		if err := b.imagesAt(plain, depth, sample(tree.files, "change", 10), pace); err != nil {
+		if err := b.imagesAt(depth, pace); err != nil {
 			return err
 		}
 	}
@@ -45,12 +36,14 @@ func imagesInto(ctx context.Context, o ContainerOptions, r *Report) (err error) 
 }
 
 // imagesAt measures an image of that number of layers.
-func (b *containerBench) imagesAt(plain string, depth int, change []string, pace *pace) error {
+func (b *containerBench) imagesAt(depth int, pace *pace) error {
 	b.o.Progress.part(fmt.Sprintf("making images of %d layers", depth), "")
-	refs, err := b.publishBoth(plain, depth)
+	made := newSeededImage(1, b.o.Entries, depth)
+	refs, err := b.publishBoth(made)
 	if err != nil {
 		return err
 	}
+	change := sample(made.files(), "change", 10)
 	for run := range b.o.Runs {
 		if run > 0 && !pace.more() {
 			b.o.Progress.step((b.o.Runs - run) * len(b.chosen))
@@ -63,7 +56,8 @@ func (b *containerBench) imagesAt(plain string, depth int, change []string, pace
 				return err
 			}
 			err := b.lifeOfImages(t, refs, depth, change)
-			if err = errors.Join(err, b.endPodman(), removeTree(b.dir(t))); err != nil {
+			b.empty(t)
+			if err != nil {
 				return err
 			}
 			b.o.Progress.step(1)
@@ -73,48 +67,109 @@ func (b *containerBench) imagesAt(plain string, depth int, change []string, pace
 	return b.images.forget()
 }
 
-// publishBoth publishes an image, and one that differs from it in its top layer.
-func (b *containerBench) publishBoth(plain string, depth int) (refs [2]string, err error) {
-	branches := filepath.Join(b.scratch, "branches")
-	s, err := splitTree(b.ctx, plain, branches, depth)
+// publishBoth publishes an image, with busybox in its lowest layer, and one that differs from it in its top layer.
+func (b *containerBench) publishBoth(made *seededImage) (refs [2]string, err error) {
+	busybox := filepath.Join(b.scratch, "busybox")
+	if err := busyboxDir(busybox); err != nil {
+		return refs, err
+	}
+	var layers []v1.Layer
+	add := func(n int, more func(*tar.Writer) error) error {
+		layer, err := b.images.addLayer(true, func(out *tar.Writer) error {
+			if err := more(out); err != nil {
+				return err
+			}
+			return made.writeLayer(b.ctx, out, n)
+		})
+		layers = append(layers, layer)
+		return err
+	}
+	for n := range made.layers {
+		err := add(n, func(out *tar.Writer) error {
+			if n > 0 {
+				return nil
+			}
+			return writeBranch(b.ctx, out, busybox)
+		})
+		if err != nil {
+			return refs, err
+		}
+	}
+	if refs[0], err = b.images.publishLayers(b.ctx, layers, fmt.Sprintf("bench/first-%d", made.layers), busyboxConfig()); err != nil {
+		return refs, err
+	}
+	top := made.layers - 1
+	layers = layers[:top]
+	err = add(top, func(out *tar.Writer) error {
+		if top == 0 {
+			if err := writeBranch(b.ctx, out, busybox); err != nil {
+				return err
+			}
+		}
+		return writeSeeded(out, "another", 0o644, []byte("image\n"))
+	})
 	if err != nil {
 		return refs, err
 	}
-	if err := busyboxDir(filepath.Join(branches, s.lowers[depth-1])); err != nil {
+	if refs[1], err = b.images.publishLayers(b.ctx, layers, fmt.Sprintf("bench/second-%d", made.layers), busyboxConfig()); err != nil {
 		return refs, err
 	}
-	if refs[0], err = b.images.publish(b.ctx, s, fmt.Sprintf("bench/first-%d", depth), busyboxConfig(), true); err != nil {
-		return refs, err
-	}
-	if err := writeFile(filepath.Join(branches, s.lowers[0], "another"), []byte("image\n"), 0o644); err != nil {
-		return refs, err
-	}
-	if refs[1], err = b.images.publish(b.ctx, s, fmt.Sprintf("bench/second-%d", depth), busyboxConfig(), true); err != nil {
-		return refs, err
-	}
-	return refs, os.RemoveAll(branches)
+	return refs, os.RemoveAll(busybox)
 }
 
 // lifeOfImages measures a tool with an empty store. Once something fails, what depends on it is left out.
 func (b *containerBench) lifeOfImages(t *tool, refs [2]string, depth int, change []string) error {
-	dir := b.dir(t)
 	key := func(work string) Key { return Key{Bench: "images", Work: work, Depth: depth} }
+	dir := b.dir(t)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if canMakeDisks() { // as for the upper branches of mounts; see mountFresh
+		if _, err := mountDisk(dir); err != nil {
+			return err
+		}
+	}
+	stop, err := b.begin(t)
+	if err != nil {
+		b.report.at(key("pull"), t.name, "s").Status = "fails: " + err.Error()
+		return b.ctx.Err()
+	}
+	defer stop()
 	done, err := b.measure(key("pull"), t.name, func() error { return b.pull(t, dir, refs[0]) })
-	if !done || t.mount == nil {
+	if !done {
 		return err
 	}
-	if err := b.mountAndList(key("mount-ls"), t, refs[0]); err != nil {
-		return err
+	if t.mount != nil {
+		if err := b.settle(); err != nil {
+			return err
+		}
+		if err := b.mountAndList(key("mount-ls"), t, refs[0]); err != nil {
+			return err
+		}
 	}
-	if err := b.changeAndCommit(key("commit"), t, refs[0], change); err != nil {
+	if t.commit != nil {
+		if err := b.changeAndCommit(key("commit"), t, refs[0], change); err != nil {
+			return err
+		}
+	}
+	if t.remove == nil {
+		return nil
+	}
+	if err := b.settle(); err != nil {
 		return err
 	}
 	if done, err = b.measure(key("pull-second"), t.name, func() error { return b.pull(t, dir, refs[1]) }); !done {
 		return err
 	}
+	if err := b.settle(); err != nil {
+		return err
+	}
 	_, err = b.measure(key("rmi"), t.name, func() error { return b.command(t.remove(dir, refs[1])) })
 	return err
 }
+
+// settle writes out what the work before has left to the kernel, and is not this one's: some tools flush nothing.
+func (b *containerBench) settle() error { return syncFileSystem(b.scratch) }
 
 func (b *containerBench) mountAndList(key Key, t *tool, ref string) error {
 	target := filepath.Join(b.dir(t), "target")
@@ -151,6 +206,9 @@ func (b *containerBench) changeAndCommit(key Key, t *tool, ref string, change []
 		}
 		b.report.at(key, t.name, "s").Status = "fails: " + err.Error()
 		return nil
+	}
+	if err := b.settle(); err != nil {
+		return err
 	}
 	_, err := b.measure(key, t.name, func() error { return b.command(t.commit(b.dir(t), name, "bench-committed:1")) })
 	return err

@@ -117,6 +117,9 @@ func emptyFiles(ctx context.Context, dir string, entries int) (*stack, *catalogu
 	s := &stack{dir: dir}
 	for i := range memoryBranches {
 		s.lowers = append(s.lowers, strconv.Itoa(i))
+		if err := os.MkdirAll(filepath.Join(dir, s.lowers[i]), 0o755); err != nil {
+			return nil, nil, err
+		}
 	}
 	const inDirectory = 1000
 	made := 0

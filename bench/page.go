@@ -165,6 +165,10 @@ func benchTitle(bench string) string {
 		return "Writing one byte into a file of a lower branch"
 	case "memory":
 		return "Memory of servers"
+	case "holder":
+		return "What it costs that a mount outlives its server"
+	case "takeover":
+		return "Longest wait for an answer when a server is killed"
 	case "run":
 		return "Starting containers"
 	case "images":

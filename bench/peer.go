@@ -45,6 +45,7 @@ type mounted struct {
 	seconds float64      // from the start of the peer's program to the first answer
 	server  *serverCmd   // nil if the kernel or nobody serves it
 	unmount func() error // ends it
+	giveUp  func()       // ends its processes at once, if they aren't server; may be nil
 	leave   func() error // gives up where it was mounted; nil if that stays
 }
 
@@ -63,6 +64,9 @@ func (m *mounted) close() error {
 func (m *mounted) abort() {
 	if m.server != nil {
 		m.server.command.Process.Kill()
+	}
+	if m.giveUp != nil {
+		m.giveUp()
 	}
 }
 

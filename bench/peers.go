@@ -23,6 +23,9 @@ const (
 	peerUnionfsFuse    = "unionfs-fuse"
 	peerMergerfs       = "mergerfs"
 	peerPlain          = "plain"
+
+	// peerUnionfsHeld is not among PeerNames: only what its holder costs is of interest.
+	peerUnionfsHeld = "unionfs-held"
 )
 
 // PeerNames lists the file systems that can be measured, in the order of reports. The first two are unionfs itself, over
@@ -41,6 +44,8 @@ func newPeer(name, program string) (peer, error) {
 		return &unionfsPeer{program: program}, nil
 	case peerUnionfsImage:
 		return &unionfsPeer{program: program, image: true}, nil
+	case peerUnionfsHeld:
+		return heldPeer{program}, nil
 	case peerOverlayfs:
 		return &overlayfsPeer{}, nil
 	case peerOverlayfsTuned:
@@ -336,6 +341,9 @@ func choosePeers(names []string, program string) ([]peer, error) {
 			return nil, err
 		}
 		peers = append(peers, p)
+	}
+	if slices.Contains(names, peerUnionfsHeld) {
+		peers = append(peers, heldPeer{program})
 	}
 	return peers, nil
 }

@@ -43,11 +43,11 @@ type PeerInfo struct {
 
 // Key says what a measurement is of.
 type Key struct {
-	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, programs and big (as files), run, images or volume
+	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, programs and big (as files), run, images, volume, holder (as files) or takeover
 	Work  string `json:"work"`
 	State string `json:"state,omitempty"` // cold or warm
 	Depth int    `json:"depth"`           // number of branches; 0 if it doesn't matter
-	Param int64  `json:"param,omitempty"` // copyup: size of the file in bytes; memory: number of entries; asleep: number of containers
+	Param int64  `json:"param,omitempty"` // copyup: size of the file in bytes; memory and takeover: number of entries; asleep: number of containers
 }
 
 // Measurement is one kind of work, done by one peer, several times.

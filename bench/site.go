@@ -67,21 +67,9 @@ func freshSite(scratch, name string) (at site, leave func() error, err error) {
 		return at, func() error { return nil }, err
 	}
 	dir := filepath.Dir(at.upper)
-	disk := dir + ".ext4"
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+	disk, err := mountDisk(dir)
+	if err != nil {
 		return site{}, nil, err
-	}
-	if err := os.Truncate(disk, freshBytes); err != nil {
-		return site{}, nil, err
-	}
-	for _, command := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk},
-		// What is left to be initialised is not done in the background, beside what is measured.
-		{"mount", "-o", "loop,noinit_itable", disk, dir},
-	} {
-		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			return site{}, nil, errors.Join(fmt.Errorf("making a file system for the upper branch: %v: %w: %s", command, err, out), os.Remove(disk))
-		}
 	}
 	leave = func() error {
 		// Who was mounted on it a moment ago may still hold it.
@@ -91,4 +79,25 @@ func freshSite(scratch, name string) (at site, leave func() error, err error) {
 		return site{}, nil, errors.Join(err, leave())
 	}
 	return at, leave, nil
+}
+
+// mountDisk mounts a new file system on a directory, and returns the file that it is in.
+func mountDisk(dir string) (disk string, err error) {
+	disk = dir + ".ext4"
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		return "", err
+	}
+	if err := os.Truncate(disk, freshBytes); err != nil {
+		return "", errors.Join(err, os.Remove(disk))
+	}
+	for _, command := range [][]string{
+		{"mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk},
+		// What is left to be initialised is not done in the background, beside what is measured.
+		{"mount", "-o", "loop,noinit_itable", disk, dir},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			return "", errors.Join(fmt.Errorf("making a file system in %s: %v: %w: %s", dir, command, err, out), os.Remove(disk))
+		}
+	}
+	return disk, nil
 }

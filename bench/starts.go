@@ -55,7 +55,11 @@ func (b *containerBench) prepareToRun(ref string) ([]*tool, error) {
 	var able []*tool
 	for _, t := range b.chosen {
 		dir := b.dir(t)
-		err := b.pull(t, dir, ref)
+		stop, err := b.begin(t)
+		if err == nil {
+			b.stops = append(b.stops, stop)
+			err = b.pull(t, dir, ref)
+		}
 		if err == nil && t.ready != nil {
 			err = t.ready(dir)
 		}
@@ -193,8 +197,8 @@ func (b *containerBench) asleep(t *tool, ref string) error {
 		return err
 	}
 	var total int64
-	for pid, executable := range after {
-		if _, old := before[pid]; !old && t.keeps(executable) {
+	for pid, e := range after {
+		if _, old := before[pid]; !old && t.keeps(e) {
 			total += sharedMemory(pid)
 		}
 	}
@@ -203,16 +207,26 @@ func (b *containerBench) asleep(t *tool, ref string) error {
 	return nil
 }
 
+// executable is what a process executes.
+type executable struct {
+	path string      // empty for kernel threads
+	file os.FileInfo // nil for them
+}
+
 // processes returns the executable of every process.
-func processes() (map[int]string, error) {
+func processes() (map[int]executable, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	found := map[int]string{}
+	found := map[int]executable{}
 	for _, entry := range entries {
 		if pid, err := strconv.Atoi(entry.Name()); err == nil {
-			found[pid], _ = os.Readlink(filepath.Join("/proc", entry.Name(), "exe")) // "" for kernel threads
+			exe := filepath.Join("/proc", entry.Name(), "exe")
+			var e executable
+			e.path, _ = os.Readlink(exe)
+			e.file, _ = os.Stat(exe)
+			found[pid] = e
 		}
 	}
 	return found, nil

@@ -94,7 +94,7 @@ func paramTitle(bench string) string {
 	switch bench {
 	case "copyup":
 		return "FILE"
-	case "memory":
+	case "memory", "takeover":
 		return "ENTRIES"
 	case "images":
 		return "LAYERS"
@@ -108,7 +108,7 @@ func (k Key) paramText() string {
 	switch {
 	case k.Bench == "copyup":
 		return humanSize(k.Param)
-	case k.Bench == "memory":
+	case k.Bench == "memory", k.Bench == "takeover":
 		return fmt.Sprint(k.Param)
 	case k.Param != 0:
 		return fmt.Sprint(k.Param)

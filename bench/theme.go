@@ -31,6 +31,7 @@ func hues() []hue {
 		{themeGrid, "#d0d7de", "#30363d"},
 		{peerUnionfs, "#c2255c", "#ff6b9d"},
 		{peerUnionfsImage, "#e8590c", "#ff922b"},
+		{peerUnionfsHeld, "#862e9c", "#cc5de8"},
 		{peerOverlayfs, "#1971c2", "#4dabf7"},
 		{peerOverlayfsTuned, "#0c8599", "#3bc9db"},
 		{peerFuseOverlayfs, "#2f9e44", "#69db7c"},
@@ -43,6 +44,8 @@ func hues() []hue {
 		{peerRunc, "#1971c2", "#4dabf7"},
 		{peerBubblewrap, "#846358", "#d0a98f"},
 		{peerSkopeoUmoci, "#0c8599", "#3bc9db"},
+		{peerDocker, "#4263eb", "#748ffc"},
+		{peerContainerd, "#f08c00", "#ffd43b"},
 	}
 }
 

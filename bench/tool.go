@@ -15,12 +15,14 @@ const (
 	peerRunc        = "runc"
 	peerBubblewrap  = "bubblewrap"
 	peerSkopeoUmoci = "skopeo+umoci"
+	peerDocker      = "docker"
+	peerContainerd  = "containerd"
 	peerHost        = "host"
 )
 
 // ToolNames lists the container tools that can be measured, in the order of reports. unionfs itself is the first.
 func ToolNames() []string {
-	return []string{peerUnionfs, peerPodman, peerPodmanFuse, peerSkopeoUmoci, peerRunc, peerBubblewrap}
+	return []string{peerUnionfs, peerPodman, peerPodmanFuse, peerDocker, peerContainerd, peerSkopeoUmoci, peerRunc, peerBubblewrap}
 }
 
 // tool is a container tool with a state of its own in dir. What it can't do is nil. Each function returns command lines.
@@ -28,6 +30,7 @@ type tool struct {
 	name    string
 	about   string                                   // how a command is run
 	version func(context.Context) (string, error)    // an error says that it is missing
+	start   func(dir string) (func() error, error)   // start a daemon, and return what stops it
 	pull    func(dir, ref string) [][]string         // make the image ready to run
 	ready   func(dir string) error                   // what is to do between pull and run
 	run     func(dir, ref string, l launch) []string // run a command in a new container
@@ -37,7 +40,7 @@ type tool struct {
 	remove  func(dir, ref string) []string           // remove an image
 	mount   func(dir, ref, target string) []string   // mount an image; what it prints is where, unless it is target
 	unmount func(dir, ref, target string) []string   //
-	keeps   func(executable string) bool             // whether a process beside a container is this tool's
+	keeps   func(e executable) bool                  // whether a process beside a container is this tool's
 }
 
 // launch is a container to start. A command that is empty does nothing, or sleeps in the background.
@@ -79,7 +82,7 @@ func (l launch) args() []string {
 }
 
 func (b *containerBench) tools() []*tool {
-	return []*tool{b.unionfsTool(), b.podmanTool(false), b.podmanTool(true), skopeoUmociTool(), runcTool(), bubblewrapTool()}
+	return []*tool{b.unionfsTool(), b.podmanTool(false), b.podmanTool(true), b.dockerTool(), b.containerdTool(), skopeoUmociTool(), runcTool(), bubblewrapTool()}
 }
 
 func (b *containerBench) unionfsTool() *tool {
@@ -102,9 +105,18 @@ func (b *containerBench) unionfsTool() *tool {
 		remove:  func(dir, ref string) []string { return ours(dir, "rmi", ref) },
 		mount:   func(dir, ref, target string) []string { return ours(dir, "mount", ref, target) },
 		unmount: func(dir, _, target string) []string { return ours(dir, "umount", target) },
-		keeps: func(executable string) bool {
-			own, err := filepath.EvalSymlinks(program)
-			return err == nil && executable == own
+		keeps: func(e executable) bool {
+			real, err := filepath.EvalSymlinks(program)
+			if err != nil {
+				return false
+			}
+			// By the files: an init's is on a mount that has no path.
+			for _, own := range []string{real, filepath.Join(filepath.Dir(real), "unionfs-init")} {
+				if file, err := os.Stat(own); err == nil && e.file != nil && os.SameFile(file, e.file) {
+					return true
+				}
+			}
+			return false
 		},
 	}
 }
@@ -146,8 +158,8 @@ func (b *containerBench) podmanTool(fuse bool) *tool {
 		remove:  func(dir, ref string) []string { return podman(dir, "rmi", ref) },
 		mount:   func(dir, ref, _ string) []string { return podman(dir, "image", "mount", ref) },
 		unmount: func(dir, ref, _ string) []string { return podman(dir, "image", "unmount", ref) },
-		keeps: func(executable string) bool {
-			base := filepath.Base(executable)
+		keeps: func(e executable) bool {
+			base := filepath.Base(e.path)
 			return base == "conmon" || base == "podman" || base == "runc" || fuse && base == "fuse-overlayfs"
 		},
 	}

@@ -104,6 +104,21 @@ func (p *paths) link(name, to string) {
 	})
 }
 
+// tmpfile makes a file without a name, and gives it one.
+func (p *paths) tmpfile(name string) {
+	p.in(name, func(dir *Node, base string) error {
+		n, err := p.u.Tmpfile(dir, 0o644, Owner{}, &Attr{})
+		if err != nil {
+			return err
+		}
+		if err = p.u.Link(n, dir, base, &Attr{}); err == nil {
+			p.u.Forget(n, 1)
+		}
+		p.u.Forget(n, 1)
+		return err
+	})
+}
+
 func (p *paths) rename(name, to string, flags uint32) {
 	p.in(name, func(from *Node, old string) error {
 		p.in(to, func(dir *Node, base string) error { return p.u.Rename(from, old, dir, base, flags) })
@@ -141,6 +156,8 @@ var crashCases = []struct {
 	{"link", nil, func(p *paths) { p.link("/dir/file", "/further") }},
 	{"link of one of two names", nil, func(p *paths) { p.link("/linked", "/dir/further") }},
 	{"link over a whiteout", func(p *paths) { p.unlink("/linked") }, func(p *paths) { p.link("/dir/file", "/linked") }},
+	{"name for a file without one", nil, func(p *paths) { p.tmpfile("/dir/sub/named") }},
+	{"name for a file without one over a whiteout", func(p *paths) { p.unlink("/linked") }, func(p *paths) { p.tmpfile("/linked") }},
 	{"rename", nil, func(p *paths) { p.rename("/dir/file", "/moved", 0) }},
 	{"rename of a new file", func(p *paths) { p.create("/new") }, func(p *paths) { p.rename("/new", "/dir/newer", 0) }},
 	{"rename after chmod", func(p *paths) { p.chmod("/dir/file") }, func(p *paths) { p.rename("/dir/file", "/moved", 0) }},

@@ -87,17 +87,17 @@ func (u *Union) vacate(dir *Node, name string) (vacancy, error) {
 	return v, err
 }
 
-// settle moves a file from new/ to the vacancy, over the whiteout that is there.
-func (u *Union) settle(tmp string, v *vacancy, isDir bool) error {
+// settle moves a file from a directory of the work directory to the vacancy, over the whiteout that is there.
+func (u *Union) settle(from int, tmp string, v *vacancy, isDir bool) error {
 	w := v.whiteout
 	if isDir && w != nil && !w.byFile {
 		// A directory can't replace a device: swap the two.
-		if err := unix.Renameat2(u.upper.fresh, tmp, v.place.dir, v.found.name, unix.RENAME_EXCHANGE); err != nil {
+		if err := unix.Renameat2(from, tmp, v.place.dir, v.found.name, unix.RENAME_EXCHANGE); err != nil {
 			return err
 		}
-		return unix.Unlinkat(u.upper.fresh, tmp, 0)
+		return unix.Unlinkat(from, tmp, 0)
 	}
-	if err := unix.Renameat(u.upper.fresh, tmp, v.place.dir, v.found.name); err != nil {
+	if err := unix.Renameat(from, tmp, v.place.dir, v.found.name); err != nil {
 		return err
 	}
 	if w != nil && w.byFile {
@@ -145,7 +145,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 		err = u.upper.markOpaque(at, as)
 	}
 	if err == nil && at != v.place.dir {
-		err = u.settle(as, &v, isDir)
+		err = u.settle(at, as, &v, isDir)
 	}
 	if err != nil {
 		if fd >= 0 {
@@ -160,7 +160,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 		return nil, err
 	}
 	kind := a.Mode & unix.S_IFMT
-	n := u.obtain(foldIno(st.Ino, 0, 0), dir, func(*Node) bool { return false }, func(id uint64) *Node {
+	n := u.obtain(foldIno(st.Ino, 0, 0), dir, name, func(*Node) bool { return false }, func(id uint64) *Node {
 		n := &Node{id: id, kind: kind, links: []link{{dir, name, true}}, inUpper: true}
 		if isDir {
 			n.dir = &directory{loaded: true}
@@ -266,12 +266,18 @@ func (u *Union) Link(n, dir *Node, name string, a *Attr) error {
 		return err
 	}
 	defer from.done()
-	if v.whiteout == nil {
+	switch {
+	case n.parked:
+		// It gets a name again, or its first one: see Tmpfile.
+		if err = u.settle(from.dir, from.name, &v, false); err == nil {
+			n.parked = false
+		}
+	case v.whiteout == nil:
 		err = unix.Linkat(from.dir, from.name, v.place.dir, name, 0)
-	} else {
+	default:
 		tmp := u.upper.name()
 		if err = unix.Linkat(from.dir, from.name, u.upper.fresh, tmp, 0); err == nil {
-			if err = u.settle(tmp, &v, false); err != nil {
+			if err = u.settle(u.upper.fresh, tmp, &v, false); err != nil {
 				unix.Unlinkat(u.upper.fresh, tmp, 0)
 			}
 		}

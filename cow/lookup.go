@@ -123,7 +123,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		if len(d.sources) > 0 {
 			a.Nlink = 1
 		}
-		return u.obtain(id, dir, func(n *Node) bool {
+		return u.obtain(id, dir, f.name, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0] == l
 		}, func(id uint64) *Node {
 			return &Node{id: id, kind: unix.S_IFDIR, links: []link{l}, inUpper: true, dir: d}
@@ -155,7 +155,7 @@ func (u *Union) resolveUpper(dir *Node, f *found, a *Attr) (*Node, error) {
 		var i unix.Stat_t
 		indexed = statAt(u.upper.index, idName(id), &i) == nil && i.Ino == st.Ino
 	}
-	n := u.obtain(id, dir, func(n *Node) bool {
+	n := u.obtain(id, dir, f.name, func(n *Node) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.isDir() || !n.inUpper {
@@ -352,7 +352,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		return u.obtain(id, dir, func(n *Node) bool {
+		return u.obtain(id, dir, f.name, func(n *Node) bool {
 			return n.isDir() && n.links != nil && n.links[0].parent == dir && n.links[0].name == f.name
 		}, func(id uint64) *Node {
 			return &Node{id: id, kind: kind, links: []link{l}, dir: &directory{sources: sources, parent: dir.dir}}
@@ -378,7 +378,8 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 			anchored = strings.HasPrefix(redirect, "/")
 		}
 	}
-	n := u.obtain(id, dir, func(n *Node) bool {
+	only := a.Nlink <= 1
+	n := u.obtain(id, dir, f.name, func(n *Node) bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.isDir() || n.inUpper && !n.indexed && !indexed {
@@ -387,7 +388,7 @@ func (u *Union) resolveLower(dir *Node, f *found, a *Attr) (*Node, error) {
 		u.addLink(n, dir, f.name, false)
 		return true
 	}, func(id uint64) *Node {
-		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, inUpper: indexed, indexed: indexed, meta: meta, anchored: anchored, part: part}
+		return &Node{id: id, kind: kind, links: []link{l}, low: s, lowIn: dir.dir, only: only, inUpper: indexed, indexed: indexed, meta: meta, anchored: anchored, part: part}
 	})
 	n.mu.RLock()
 	u.fixNlink(n, a)
@@ -437,6 +438,17 @@ func (u *Union) Getattr(n *Node, a *Attr) error {
 
 // getattr is Getattr for callers that hold tree and n.mu.
 func (u *Union) getattr(n *Node, a *Attr) error {
+	if err := u.stored(n, a); err != nil {
+		return err
+	}
+	u.fixNlink(n, a)
+	u.owners.apply(a)
+	a.Ino = n.id
+	return n.fixBlocks(a)
+}
+
+// stored fills a with what the branch that has a node says of it. The caller holds tree and n.mu.
+func (u *Union) stored(n *Node, a *Attr) error {
 	switch {
 	case n.inUpper:
 		p, err := u.at(n)
@@ -463,12 +475,7 @@ func (u *Union) getattr(n *Node, a *Attr) error {
 			a.Nlink = 1
 		}
 	default:
-		if err := n.low.dir.Stat(n.low.entry, a); err != nil {
-			return err
-		}
+		return n.low.dir.Stat(n.low.entry, a)
 	}
-	u.fixNlink(n, a)
-	u.owners.apply(a)
-	a.Ino = n.id
-	return n.fixBlocks(a)
+	return nil
 }

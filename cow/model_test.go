@@ -277,7 +277,7 @@ func (w *tree) step() (what string, got, want error) {
 		defer u.Forget(n, 1)
 		return f(n)
 	}
-	switch w.rng.IntN(15) {
+	switch w.rng.IntN(16) {
 	case 0:
 		what = "create " + path
 		got = in(func(d *Node, name string) (*Node, error) { return u.Create(d, name, 0o640, o, &a) })
@@ -369,6 +369,31 @@ func (w *tree) step() (what string, got, want error) {
 			break
 		}
 		want = errors.Join(unix.Ftruncate(fd, size), unix.Fchmod(fd, mode))
+		unix.Close(fd)
+	case 13:
+		what = "make a file without a name and name it " + path
+		got = in(func(d *Node, name string) (*Node, error) {
+			n, err := u.Tmpfile(d, 0o604, o, &a)
+			if err != nil {
+				return nil, err
+			}
+			defer u.Forget(n, 1)
+			if a.Nlink != 0 {
+				w.t.Fatalf("%d links of a file without a name", a.Nlink)
+			}
+			if _, err := u.Write(n, 0, []byte("named later")); err != nil {
+				return nil, err
+			}
+			if err := u.Link(n, d, name, &a); err != nil {
+				return nil, err
+			}
+			return n, nil
+		})
+		fd, err := unix.Open(w.plain, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o604)
+		must(w.t, err)
+		_, err = unix.Write(fd, []byte("named later"))
+		must(w.t, err)
+		want = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, plain, unix.AT_SYMLINK_FOLLOW)
 		unix.Close(fd)
 	default:
 		what = "chmod " + path

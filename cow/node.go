@@ -30,6 +30,7 @@ type Node struct {
 	claimed bool       // somebody gave it the union's own owner, on purpose; see recorded.go
 	parked  bool       // its last known name was removed, and it is kept under its ID in work/parked until it is forgotten
 	removed bool       // the union has no name for it any more
+	only    bool       // it is a lower branch's file that has no other names there
 	fewer   uint32     // how many lower names were removed while the file was not in the upper branch
 	low     source     // where the lower file is, for what is not a directory; zero branch and dir if there is none
 	lowIn   *directory // the directory that low is in
@@ -77,10 +78,16 @@ func (u *Union) lowerID(branch int, ino uint64) uint64 {
 }
 
 // obtain returns the live node with this ID with one more reference, or makes it with fill, which gives it one link, in
-// parent; the caller holds that. A live node that is not the
+// parent; the caller holds that. With no parent it gets no link, else a name. A live node that is not the
 // same file (an upper file whose recorded origin belongs to another stack of branches, say) keeps the ID, and the new
 // one gets an unused one.
-func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func(id uint64) *Node) *Node {
+func (u *Union) obtain(id uint64, parent *Node, name string, same func(*Node) bool, fill func(id uint64) *Node) *Node {
+	own := id
+	if parent != nil && u.spares.count.Load() > 0 {
+		if spare := u.spares.of(id, parent.id, Cookie(name)); spare != 0 {
+			id = spare
+		}
+	}
 	for {
 		s := u.shard(id)
 		s.mu.Lock()
@@ -100,7 +107,10 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 			}
 			s.nodes[id] = n
 			s.mu.Unlock()
-			u.ref(parent)
+			if parent != nil {
+				u.ref(parent)
+			}
+			u.seen(n)
 			return n
 		}
 		n.refs++
@@ -109,7 +119,10 @@ func (u *Union) obtain(id uint64, parent *Node, same func(*Node) bool, fill func
 			return n
 		}
 		u.Forget(n, 1)
-		id = 1<<62 | u.spare.Add(1)
+		id = spareBit | u.spare.Add(1)
+		if parent != nil {
+			u.spares.add(id, own, parent.id, Cookie(name))
+		}
 	}
 }
 
@@ -184,6 +197,9 @@ func (u *Union) Forget(n *Node, count uint64) {
 		}
 		s.mu.Unlock()
 		// Nobody else can reach n from here on: what refers to it holds a reference.
+		if u.former == nil {
+			u.spares.drop(n.id)
+		}
 		if n.parked && u.former == nil {
 			u.upper.unpark(n.id, n.isDir())
 			if n.part != nil {
@@ -233,6 +249,7 @@ func (u *Union) addLink(n, parent *Node, name string, upper bool) {
 	}
 	u.ref(parent)
 	n.links = append(n.links, link{parent, name, upper})
+	u.seen(n)
 }
 
 // dropLink forgets a name of n. The caller holds n.mu, and parent otherwise.

@@ -195,6 +195,7 @@ func (u *Union) unlinked(n, dir *Node, name string) error {
 		n.fewer++
 	}
 	u.dropLink(n, dir, name)
+	u.unseen(n, dir, name)
 	n.removed = len(n.links) == 0
 	return u.addNlink(n, -1)
 }

@@ -373,6 +373,7 @@ func (u *Union) relink(n, from *Node, oldName string, to *Node, newName string) 
 			u.ref(to)
 			u.unref(from)
 			*l = link{to, newName, true}
+			u.seen(n)
 			return
 		}
 	}

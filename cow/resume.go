@@ -81,7 +81,8 @@ func (u *Union) stopResume() {
 // Locate finds a file by its ID, also one that the union before this one has given it, and takes a reference to it; ESTALE if there
 // is none.
 //
-// What has no node yet it looks for, which takes as long as listing the tree up to the file does; it remembers what it saw.
+// What has no node yet it looks for: where the union before has last seen it (see trail), or if it isn't there, or nobody noted it, in
+// the tree from the top down, which takes as long as listing that up to the file does; it remembers what it saw.
 func (u *Union) Locate(id uint64) (*Node, error) {
 	if n := u.hold(id); n != nil {
 		return n, nil
@@ -94,6 +95,11 @@ func (u *Union) Locate(id uint64) (*Node, error) {
 		}
 		return nil, unix.ESTALE
 	}
+	if !f.keeps(id) {
+		if n := u.track(id); n != nil {
+			return n, nil
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n := u.hold(id); n != nil {
@@ -101,6 +107,9 @@ func (u *Union) Locate(id uint64) (*Node, error) {
 	}
 	if n, err := u.keptNode(id); n != nil || err != nil {
 		return n, err
+	}
+	if n := u.trackRemoved(id); n != nil {
+		return n, nil
 	}
 	again := f.dirs != nil // what was seen is of a while ago: if it has no such file, look anew
 	n, err := f.find(u, id)
@@ -336,6 +345,14 @@ func (f *former) keep(n *Node) {
 	f.keptMu.Unlock()
 }
 
+// keeps reports whether a file is in work/parked and has no Node now.
+func (f *former) keeps(id uint64) bool {
+	f.keptMu.Lock()
+	defer f.keptMu.Unlock()
+	_, kept := f.kept[id]
+	return kept
+}
+
 // take reports whether a file that now has a node is in work/parked, which the node then says.
 func (f *former) take(id uint64) bool {
 	f.keptMu.Lock()
@@ -347,6 +364,7 @@ func (f *former) take(id uint64) bool {
 
 // Unpark is told that nobody holds the file with this ID any more, which may have a node or none.
 func (u *Union) Unpark(id uint64) {
+	u.spares.drop(id)
 	f := u.former
 	f.keptMu.Lock()
 	isDir, kept := f.kept[id]

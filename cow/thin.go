@@ -52,14 +52,15 @@ func (u *Union) LookupEntry(dir *Node, e *DirEnt, a *Attr) (uint64, error) {
 
 // resolveID is resolve for LookupID.
 func (u *Union) resolveID(dir *Node, f *found, a *Attr) (uint64, error) {
-	// A union that goes on from another may have the file already among those without a name, which only a node can tell.
-	if f.upper == nil && f.lower.placed && f.lower.entry.Type != unix.S_IFDIR && u.former == nil {
+	if f.upper == nil && f.lower.placed && f.lower.entry.Type != unix.S_IFDIR {
 		s := &f.lower.source
 		if err := s.dir.Stat(s.entry, a); err != nil {
 			return 0, err
 		}
 		if a.Nlink <= 1 && a.Mode&unix.S_IFMT == s.entry.Type {
-			if id := u.lowerID(s.branch, a.Ino); u.obtainThin(id, dir, f.lower.place) {
+			// A union that goes on from another may have the file already among those without a name, which only a node can tell.
+			id := u.lowerID(s.branch, a.Ino)
+			if (u.former == nil || !u.former.keeps(id)) && u.obtainThin(id, dir, f.name, f.lower.place) {
 				u.owners.apply(a)
 				a.Ino = id
 				return id, nil
@@ -73,11 +74,12 @@ func (u *Union) resolveID(dir *Node, f *found, a *Attr) (uint64, error) {
 	return n.id, nil
 }
 
-// obtainThin takes a reference of a thin file, new or known. False if the ID is a node's, or another thin file's.
-func (u *Union) obtainThin(id uint64, parent *Node, place uint32) bool {
+// obtainThin takes a reference of a thin file, new or known. False if the ID is a node's, or another thin file's, or may not be the
+// one that the file has.
+func (u *Union) obtainThin(id uint64, parent *Node, name string, place uint32) bool {
 	s := u.shard(id)
 	s.mu.Lock()
-	if s.nodes[id] != nil {
+	if s.nodes[id] != nil || u.spares.count.Load() > 0 {
 		s.mu.Unlock()
 		return false
 	}
@@ -90,6 +92,9 @@ func (u *Union) obtainThin(id uint64, parent *Node, place uint32) bool {
 	s.mu.Unlock()
 	if !known {
 		u.ref(parent)
+		if u.trail != nil {
+			u.trail.set(id, false, parent.id, Cookie(name))
+		}
 	}
 	return true
 }
@@ -128,7 +133,7 @@ func (u *Union) thicken(id uint64) *Node {
 		if err != nil {
 			return nil
 		}
-		n = &Node{id: id, kind: l.entry.Type, links: []link{{parent, l.entry.Name, false}}, low: l.source, lowIn: parent.dir}
+		n = &Node{id: id, kind: l.entry.Type, links: []link{{parent, l.entry.Name, false}}, low: l.source, lowIn: parent.dir, only: true}
 		s.mu.Lock()
 		if now := s.thin[id]; now.refs > 0 && now.parent == t.parent && now.place == t.place {
 			n.refs = int64(now.refs)

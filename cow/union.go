@@ -77,11 +77,13 @@ type Union struct {
 	partials partials
 	ahead    ahead
 	former   *former // nil unless it goes on from another
+	trail    trail
 
 	tree    sync.RWMutex
 	copying [64]sync.Mutex // by node ID
 	shards  [64]shard
 	spare   atomic.Uint64 // for IDs of files whose own is taken
+	spares  spares
 }
 
 // shard is a part of the table of live nodes.

@@ -124,7 +124,17 @@ func TestBadRuns(t *testing.T) {
 			code  int
 			words []string
 		}{
-			"unknown image":         {[]string{"run", "nowhere", "true"}, 125, []string{"nowhere", "no such image"}},
+			"unknown image":         {[]string{"run", "--pull", "never", "nowhere", "true"}, 125, []string{"nowhere", "no such image", "unionfs pull"}},
+			"bad pull policy":       {[]string{"run", "--pull", "sometimes", "bb:1", "true"}, 125, []string{"sometimes", "missing, always or never"}},
+			"one of Docker's flags": {[]string{"run", "--gpus", "all", "bb:1", "true"}, 125, []string{"--gpus is not supported", "--device"}},
+			"bad log driver":        {[]string{"run", "--log-driver", "syslog", "bb:1", "true"}, 125, []string{"syslog", "unionfs logs"}},
+			"bad number":            {[]string{"stop", "-t", "soon", "x"}, 2, []string{"--time", "soon", "whole number", "unionfs stop --help"}},
+			"no value":              {[]string{"stop", "-t"}, 2, []string{"--time needs a value"}},
+			"another platform":      {[]string{"run", "--platform", "linux/s390x", "--pull", "never", "bb:1", "true"}, 125, []string{"bb:1", "not for linux/s390x"}},
+			"own annotation":        {[]string{"run", "--annotation", "io.unionfs.name=x", "bb:1", "true"}, 125, []string{"io.unionfs.name"}},
+			"rm of no network":      {[]string{"network", "rm", "brigde"}, 1, []string{"no such network", "unionfs network ls", `did you mean "bridge"?`}},
+			"start of nothing":      {[]string{"start", "nowhere"}, 1, []string{"no such container", "unionfs ps -a"}},
+			"top without PID":       {[]string{"top"}, 2, []string{"CONTAINER"}},
 			"no image":              {[]string{"run"}, 125, []string{"IMAGE"}},
 			"no command":            {[]string{"run", "bb:1"}, 125, []string{"no command"}},
 			"nothing to try":        {[]string{"try"}, 125, []string{"COMMAND"}},

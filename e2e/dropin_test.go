@@ -175,6 +175,53 @@ spaced
 	}
 }
 
+// TestDropInOptions checks what options do that say how the union works: ACLs, redirects and metadata-only copies.
+func TestDropInOptions(t *testing.T) {
+	c := newCaller(t, "root")
+	c.linkNames(t)
+	got := c.script(t, `
+		PATH=$PWD/bin:$PATH
+		mkdir -p lower/shared lower/dir/sub merged; echo content > lower/file; chmod 777 lower/shared
+		setfacl -d -m u:7:rwx,g::rwx,o::r lower/shared
+		with() {
+			echo "== ${1-}"
+			mkdir upper work
+			fuse-overlayfs -o "lowerdir=lower,upperdir=upper,workdir=work${1:+,$1}" merged
+		}
+		end() { fusermount3 -u merged; flock work/lock true; }
+		has() { getfattr --absolute-names -n trusted.overlay.$1 upper/$2 2> /dev/null | grep -c "^trusted" || true; }
+		acls() {
+			setfacl -m u:7:r merged/file 2>&1 || true
+			umask 077; touch merged/shared/new; umask 022
+			stat -c %a merged/shared/new; getfacl -nc merged/shared/new | grep -c user:7 || true
+			end
+			getfacl -nc upper/file 2> /dev/null | grep user:7 || true
+			rm -r upper work
+		}
+		with; acls
+		with noacl; acls
+
+		moves() { mv merged/dir merged/moved; ls merged merged/moved; has redirect moved; end; rm -r upper work; }
+		with redirect_dir=on; moves
+		with redirect_dir=off; moves
+
+		changes() { chmod 600 merged/file; has metacopy file; end; has metacopy file; cat upper/file | tr -d '\0'; rm -r upper work; }
+		with; changes
+		with metacopy=on; changes
+		with metacopy=off; changes`)
+	moved := "file\nmoved\nshared\n\nmerged/moved:\nsub\n"
+	want := "== \n664\n1\nuser:7:r--\n" +
+		"== noacl\nsetfacl: merged/file: Operation not supported\n600\n0\n" +
+		"== redirect_dir=on\nmerged:\n" + moved + "1\n" +
+		"== redirect_dir=off\nmerged:\n" + moved + "0\n" +
+		"== \n1\n0\ncontent\n" +
+		"== metacopy=on\n1\n1\n" +
+		"== metacopy=off\n0\n0\ncontent\n"
+	if got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
 // TestDropInOwners checks which owners a mount shows and which it stores. The first number of a map is the ID on disk.
 func TestDropInOwners(t *testing.T) {
 	c := newCaller(t, "root")

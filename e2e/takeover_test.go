@@ -73,7 +73,7 @@ func (m *mounted) unmount(t *testing.T) {
 		return
 	}
 	m.unionfs(t, "umount", m.mnt)
-	for deadline := time.Now().Add(5 * time.Second); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(m.processes(t)) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after umount there are still the processes %v", m.processes(t))
 		}
@@ -219,6 +219,7 @@ func TestServerKilledUnderModel(t *testing.T) {
 // gets the request again, and must do it neither twice nor say that it can't be done.
 func TestKilledBetweenDoingAndAnswering(t *testing.T) {
 	m := newMounted(t, modeltest.NewRand(t))
+	nameless := map[string]int{} // open files without a name, by root
 	cases := []struct {
 		name    string
 		prepare func(root string) error // before the kernel's caches are filled
@@ -263,6 +264,21 @@ func TestKilledBetweenDoingAndAnswering(t *testing.T) {
 		{"truncate", nil, []string{"file5"}, "ftruncate", func(root string) error { return unix.Truncate(root+"/file5", 3) }},
 		{"chmod", nil, []string{"file5"}, "fchmodat", func(root string) error { return unix.Chmod(root+"/file5", 0o4711) }},
 		{"chown", nil, []string{"file5"}, "fchownat", func(root string) error { return unix.Chown(root+"/file5", 7, 8) }},
+		{"name a file without one", func(root string) (err error) {
+			nameless[root], err = unix.Open(root, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			return err
+		}, []string{"named"}, "renameat", func(root string) error {
+			return errors.Join(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", nameless[root]), unix.AT_FDCWD, root+"/named", unix.AT_SYMLINK_FOLLOW),
+				unix.Close(nameless[root]))
+		}},
+		{"make a file without a name", nil, nil, "renameat", func(root string) error {
+			fd, err := unix.Open(root, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, []byte("nameless"))
+			return errors.Join(err, unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, root+"/tmpfile", unix.AT_SYMLINK_FOLLOW), unix.Close(fd))
+		}},
 		{"create an attribute", nil, []string{"file5"}, "", func(root string) error {
 			return unix.Setxattr(root+"/file5", "user.one", []byte("1"), unix.XATTR_CREATE)
 		}},
@@ -500,4 +516,23 @@ func TestEveryMountOutlivesItsServer(t *testing.T) {
 			t.Errorf("output\n%s\nwant\n%s", out, want)
 		}
 	})
+}
+
+// TestHungServerOfAMountIsReplaced stops the server, so that it does not answer any more. The holder ends it and starts another, which
+// answers who waits.
+func TestHungServerOfAMountIsReplaced(t *testing.T) {
+	m := newMounted(t, modeltest.NewRand(t))
+	server := m.server(t)
+	if err := unix.Kill(server, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []string{m.mnt, m.plain} {
+		if err := os.WriteFile(root+"/while-it-hangs", []byte("written"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := m.server(t); now == server || now == 0 {
+		t.Errorf("process %d serves, %d did before it hung", now, server)
+	}
+	m.compare(t, "a hang")
 }

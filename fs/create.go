@@ -106,9 +106,33 @@ func (h *handler) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOu
 	return fuse.ENOSYS
 }
 
-// Tmpfile is not offered. The answer is not ENOSYS, so that a later server of the same mount can begin to.
-func (h *handler) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
-	return fuse.Status(unix.EOPNOTSUPP)
+// Tmpfile makes a file without a name. If a former server has made one for this request, that is nobody's, and goes when the mount does.
+//
+// The kernel has a handle of it, which is 0 as everywhere: that it is released changes nothing, since FORGET says that nobody
+// holds the file any more. A LINK gives it a name, where O_EXCL was not given; the kernel sees to that.
+func (h *handler) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	dir := h.node(in.NodeId)
+	if dir == nil {
+		return stale
+	}
+	inh, err := h.inherit(dir, unix.S_IFREG|in.Mode&0o7777, in.Umask)
+	if err != nil {
+		return h.status("tmpfile", err)
+	}
+	var a cow.Attr
+	n, err := h.u.Tmpfile(dir, inh.mode&0o7777, owner(&in.InHeader), &a)
+	if err != nil {
+		return h.status("tmpfile", err)
+	}
+	if err := h.setInherited(n, &inh, &a); err != nil {
+		h.u.Forget(n, 1)
+		if h.former != nil {
+			h.u.Unpark(n.ID())
+		}
+		return h.status("tmpfile", err)
+	}
+	h.fillEntry(n.ID(), &a, &out.EntryOut)
+	return fuse.OK
 }
 
 func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {

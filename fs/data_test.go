@@ -411,16 +411,6 @@ func TestTruncate(t *testing.T) {
 	}
 }
 
-// TestTmpfileIsRefused holds the answer that programs fall back on.
-func TestTmpfileIsRefused(t *testing.T) {
-	b := newBranches(t)
-	b.mount(t, fs.Options{})
-	_, err := unix.Open(b.mnt, unix.O_TMPFILE|unix.O_RDWR, 0o600)
-	if err != unix.EOPNOTSUPP {
-		t.Errorf("O_TMPFILE: %v", err)
-	}
-}
-
 // TestTimes holds that nanoseconds and times before 1970 pass.
 func TestTimes(t *testing.T) {
 	b := newBranches(t)

@@ -62,6 +62,9 @@ func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 	if h.journal, err = openJournal(o.Journal); err != nil {
 		return nil, err
 	}
+	if h.journal != nil {
+		u.LeaveTrail(h.journal.mem[journalTrail:])
+	}
 	var a cow.Attr
 	if err := u.Getattr(u.Root(), &a); err != nil {
 		return nil, err

@@ -20,15 +20,18 @@ import (
 // shared memory that outlives the server. There is room for as many as can be unanswered at once; older ones are overwritten.
 //
 // Layout, in the machine's own byte order: the magic (journalMagic, 16 bytes), the number of notes made so far (8), and from
-// journalHeader on journalNotes notes of three numbers: the request's, and two that depend on the request.
+// journalHeader on journalNotes notes of three numbers: the request's, and two that depend on the request. From journalTrail on
+// it is the union's (cow.Union.LeaveTrail): where files are found again, of a fixed size too, of which what nobody wrote to
+// takes no memory.
 const (
-	journalMagic  = "unionfs notes 1\n"
+	journalMagic  = "unionfs notes 2\n"
 	journalHeader = 64
 	journalNotes  = 1024
 	noteSize      = 24
+	journalTrail  = (journalHeader + journalNotes*noteSize + 4095) &^ 4095
 
 	// JournalSize is the size of a journal's file in bytes.
-	JournalSize = journalHeader + journalNotes*noteSize
+	JournalSize = journalTrail + cow.TrailSize
 )
 
 // journal is nil for a mount that no other server can take over.

@@ -64,6 +64,18 @@ func init() {
 				return err
 			}
 			return unix.Close(fd)
+		case "tmpfile":
+			umask, err := strconv.ParseUint(args[2], 8, 32)
+			if err != nil {
+				return err
+			}
+			unix.Umask(int(umask))
+			fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o666)
+			if err != nil {
+				return err
+			}
+			f := os.NewFile(uintptr(fd), path)
+			return errors.Join(giveName(f, path), f.Close())
 		}
 		return fmt.Errorf("no such role: %v", args)
 	}
@@ -170,6 +182,14 @@ func TestChownClearsSetuid(t *testing.T) {
 	}
 }
 
+// sharedACL is u::rwx g::rwx o::r-x u:12345:rwx m::rwx, as setfacl -d makes it.
+const sharedACL = "\x02\x00\x00\x00" +
+	"\x01\x00\x07\x00\xff\xff\xff\xff" +
+	"\x02\x00\x07\x00\x39\x30\x00\x00" +
+	"\x04\x00\x07\x00\xff\xff\xff\xff" +
+	"\x10\x00\x07\x00\xff\xff\xff\xff" +
+	"\x20\x00\x05\x00\xff\xff\xff\xff"
+
 // TestUmaskAndDefaultACL holds that the caller's umask counts, and that a default ACL takes its place; in a directory of the
 // lower branch, and where a whiteout was.
 func TestUmaskAndDefaultACL(t *testing.T) {
@@ -180,14 +200,7 @@ func TestUmaskAndDefaultACL(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// u::rwx g::rwx o::r-x u:12345:rwx m::rwx, as setfacl -d makes it.
-	acl := []byte{2, 0, 0, 0,
-		0x01, 0, 7, 0, 255, 255, 255, 255,
-		0x02, 0, 7, 0, 0x39, 0x30, 0, 0,
-		0x04, 0, 7, 0, 255, 255, 255, 255,
-		0x10, 0, 7, 0, 255, 255, 255, 255,
-		0x20, 0, 5, 0, 255, 255, 255, 255}
-	if err := unix.Setxattr(filepath.Join(b.lower, "shared"), "system.posix_acl_default", acl, 0); err != nil {
+	if err := unix.Setxattr(filepath.Join(b.lower, "shared"), "system.posix_acl_default", []byte(sharedACL), 0); err != nil {
 		t.Fatal(err)
 	}
 	b.mount(t, fs.Options{AllowOther: true})

@@ -18,10 +18,7 @@ func TestPosix(t *testing.T) {
 	b.inLower(t, "other/file", "lower content\n")
 	b.mount(t, fs.Options{AllowOther: true})
 	for name, test := range posixtest.All {
-		switch name {
-		case "Tmpfile":
-			continue // O_TMPFILE is not offered: TestTmpfileIsRefused.
-		case "FcntlFlockLocksFile":
+		if name == "FcntlFlockLocksFile" {
 			// It expects two POSIX locks of one process to conflict, which they do on no file system; go-fuse
 			// itself leaves it out. TestLocks has the same with two processes.
 			continue

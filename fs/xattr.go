@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -9,14 +10,24 @@ import (
 	"unionfs/cow"
 )
 
+// aclPrefix begins the names of the attributes that are ACLs.
+const aclPrefix = "system.posix_acl_"
+
+// refused reports whether an attribute is an ACL and the mount has none: the kernel then lets them through as if they were just
+// attributes, and whoever set one would believe that it counts.
+func (h *handler) refused(name string) bool { return !h.acl && strings.HasPrefix(name, aclPrefix) }
+
 func (h *handler) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
 	}
+	if h.refused(name) {
+		return 0, fuse.Status(unix.EOPNOTSUPP)
+	}
 	v, err := h.u.Getxattr(n, name)
 	if err != nil {
-		if isUnsupported(err) && strings.HasPrefix(name, "system.posix_acl_") {
+		if isUnsupported(err) && strings.HasPrefix(name, aclPrefix) {
 			// What the kernel asks before it lets somebody in; only ENODATA is "no ACL" to it (fs/fuse/acl.c).
 			return 0, fuse.ENODATA
 		}
@@ -37,6 +48,7 @@ func (h *handler) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (
 	if err != nil {
 		return 0, h.status("listxattr", err)
 	}
+	names = slices.DeleteFunc(names, h.refused)
 	size := 0
 	for _, name := range names {
 		size += len(name) + 1
@@ -55,6 +67,9 @@ func (h *handler) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, 
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
+	}
+	if h.refused(name) {
+		return fuse.Status(unix.EOPNOTSUPP)
 	}
 	if err := h.setXAttr(in, n, name, value); err != nil {
 		return h.status("setxattr", err)
@@ -82,6 +97,9 @@ func (h *handler) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string)
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
+	}
+	if h.refused(name) {
+		return fuse.Status(unix.EOPNOTSUPP)
 	}
 	return h.status("removexattr", h.removeXAttr(in, n, name))
 }

@@ -48,13 +48,15 @@ type Config struct {
 	// Interval is how often the server is asked whether it is alive, and Patience how long it may take to answer.
 	// Defaults: a second and five.
 	Interval, Patience time.Duration
+
+	// ShortLife is how long a server has to live to count as one that works. Default: 50 milliseconds.
+	ShortLife time.Duration
 }
 
 const (
-	// A server that lives shorter than this, or never was ready, has failed: the next one is started after a pause that
-	// doubles from firstPause to lastPause, and after maxFailures such in a row no more. Of one that somebody killed it
-	// takes killsAllowed times as many: that is no sign that the next one will fail as well.
-	shortLife    = 50 * time.Millisecond
+	// A server that lives shorter than Config.ShortLife, or never was ready, has failed: the next one is started after a
+	// pause that doubles from firstPause to lastPause, and after maxFailures such in a row no more. Of one that somebody
+	// killed it takes killsAllowed times as many: that is no sign that the next one will fail as well.
 	firstPause   = 10 * time.Millisecond
 	lastPause    = time.Second
 	maxFailures  = 10
@@ -83,6 +85,9 @@ func Run(c Config) error {
 	}
 	if c.Patience == 0 {
 		c.Patience = 5 * time.Second
+	}
+	if c.ShortLife == 0 {
+		c.ShortLife = 50 * time.Millisecond
 	}
 	dir, err := os.Getwd()
 	if err != nil {
@@ -180,7 +185,7 @@ func (h *holder) run() error {
 			}
 			pause := time.Duration(0)
 			switch {
-			case !s.ready.IsZero() && time.Since(s.ready) >= shortLife:
+			case !s.ready.IsZero() && time.Since(s.ready) >= h.ShortLife:
 				failures = 0
 			case s.killed():
 				failures++

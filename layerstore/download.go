@@ -19,6 +19,9 @@ import (
 const (
 	partSuffix  = ".part"  // what is here of a blob
 	layerSuffix = ".layer" // empty: the layer of that diff ID was downloaded for an image that isn't here yet
+
+	// uploadSuffix is of what is kept for pushes: where a registry has the beginning of a blob.
+	uploadSuffix = ".upload"
 )
 
 // keepDownloads is how long what an interrupted pull has downloaded waits for the next one. containerd waits as long.

@@ -39,7 +39,7 @@ func ingest(ctx context.Context, r io.Reader, dir string) (diffID digest.Digest,
 	if err != nil {
 		return "", 0, streamError(err, 0)
 	}
-	src := newTarSource(ctx, plain, f)
+	src := newTarSource(ctx, plain, &earlyWriter{f: f})
 	tree, err := readTree(src)
 	if err != nil {
 		return "", 0, err

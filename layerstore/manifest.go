@@ -112,23 +112,32 @@ func checkDescriptors(what string, all []ocispec.Descriptor) error {
 	return nil
 }
 
-// choose returns the manifest of an index that is for a platform.
+// choose returns the manifest of an index that is for a platform: the one that says exactly so, else the first whose variant isn't
+// one that was asked against. What names no platform is, as for crane, for linux/amd64; alone, it is for any.
 func (m *manifest) choose(want ocispec.Platform) (ocispec.Descriptor, error) {
+	if len(m.Manifests) == 1 && m.Manifests[0].Platform == nil {
+		return m.Manifests[0], nil
+	}
 	var have []string
+	var near, silent []ocispec.Descriptor
 	for _, d := range m.Manifests {
-		if d.Platform == nil {
-			if len(m.Manifests) == 1 {
+		switch {
+		case d.Platform == nil:
+			silent = append(silent, d)
+		case platformMatches(want, *d.Platform):
+			if variantOf(want) == variantOf(*d.Platform) {
 				return d, nil
 			}
-			continue
-		}
-		if platformMatches(want, *d.Platform) {
-			return d, nil
-		}
-		// BuildKit keeps attestations under this platform.
-		if d.Platform.OS != "unknown" {
+			near = append(near, d)
+		case d.Platform.OS != "unknown": // BuildKit keeps attestations under that one
 			have = append(have, clip(platformString(*d.Platform)))
 		}
+	}
+	if len(near) == 0 && platformMatches(want, ocispec.Platform{OS: "linux", Architecture: "amd64"}) {
+		near = silent
+	}
+	if len(near) > 0 {
+		return near[0], nil
 	}
 	const most = 20
 	if len(have) > most {
@@ -137,17 +146,18 @@ func (m *manifest) choose(want ocispec.Platform) (ocispec.Descriptor, error) {
 	return ocispec.Descriptor{}, fmt.Errorf("the image is not available for %s, only for %s", platformString(want), strings.Join(have, ", "))
 }
 
-// platformMatches reports whether an image for has runs where want is wanted. arm64 has one variant that goes without
-// saying.
+// platformMatches reports whether an image for has runs where want is wanted.
 func platformMatches(want, has ocispec.Platform) bool {
-	variant := func(p ocispec.Platform) string {
-		if p.Architecture == "arm64" && p.Variant == "v8" {
-			return ""
-		}
-		return p.Variant
-	}
 	return want.OS == has.OS && want.Architecture == has.Architecture &&
-		(variant(want) == "" || variant(want) == variant(has))
+		(variantOf(want) == "" || variantOf(want) == variantOf(has))
+}
+
+// variantOf is a platform's variant. arm64 has one that goes without saying.
+func variantOf(p ocispec.Platform) string {
+	if p.Architecture == "arm64" && p.Variant == "v8" {
+		return ""
+	}
+	return p.Variant
 }
 
 func platformString(p ocispec.Platform) string {

@@ -37,6 +37,12 @@ func child(verb, root, ref string) error {
 	if err != nil {
 		return err
 	}
+	return act(s, verb, ref)
+}
+
+// act does to a store what a child is for. A comma separates two references.
+func act(s *Store, verb, ref string) error {
+	ref, other, _ := strings.Cut(ref, ",")
 	switch verb {
 	case "pull":
 		i, err := s.Pull(context.Background(), ref, PullOptions{})
@@ -49,6 +55,29 @@ func child(verb, root, ref string) error {
 		}
 		defer b.Close()
 		_, err = snapshotBranch(b)
+		return err
+	case "push":
+		_, err := s.Push(context.Background(), ref, other, PushOptions{})
+		return err
+	case "load":
+		_, err := s.Load(context.Background(), ref, LoadOptions{})
+		return err
+	case "commit":
+		base, err := s.Image(ref)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(other)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = s.Commit(context.Background(), base, f, "committed", CommitOptions{})
+		return err
+	case "tag":
+		return s.Tag(ref, other)
+	case "prune":
+		_, err := s.Prune(PruneOptions{})
 		return err
 	case "use":
 		i, err := s.Image(ref)

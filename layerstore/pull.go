@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -67,7 +68,7 @@ func (s *Store) pull(ctx context.Context, ref string, o *PullOptions) (*Image, e
 	if err := s.sweep(); err != nil {
 		return nil, err
 	}
-	repo, err := openRepository(ctx, parsed.Context(), o)
+	repo, err := openRepository(ctx, parsed.Context(), access{o.Insecure, o.Keychain, transport.PullScope})
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -85,8 +84,8 @@ type pusher struct {
 	image  *Image
 	target name.Reference
 	from   map[digest.Digest][]name.Repository // by blob: repositories of the same registry that should have it
-	puller *remote.Puller
-	pusher *remote.Pusher
+	repo   *repository
+	pusher *remote.Pusher // for mounts, which need another repository's scope, and the manifest
 
 	progress sync.Mutex // held while o.Progress is called
 }
@@ -130,10 +129,10 @@ func (p *pusher) connect(ctx context.Context) (err error) {
 	options := []remote.Option{
 		remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain), remote.WithTransport(&guard{plainTransport(p.o.Insecure), p.o.Insecure}),
 	}
-	if p.puller, err = remote.NewPuller(options...); err != nil {
+	if p.pusher, err = remote.NewPusher(options...); err != nil {
 		return err
 	}
-	p.pusher, err = remote.NewPusher(options...)
+	p.repo, err = openRepository(ctx, p.target.Context(), access{p.o.Insecure, keychain, transport.PushScope})
 	return err
 }
 
@@ -192,8 +191,7 @@ func (p *pusher) run(ctx context.Context) (*Pushed, error) {
 		layers[n] = layers[first[l.DiffID]] // the same layer twice
 	}
 	record := p.image.record
-	config := static.NewLayer(record.Config, types.OCIConfigJSON)
-	if err := p.pusher.Upload(ctx, p.target.Context(), config); err != nil {
+	if err := p.blob(ctx, digest.FromBytes(record.Config), int64(len(record.Config)), bytes.NewReader(record.Config)); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	raw := record.Manifest
@@ -264,7 +262,7 @@ func (p *pusher) layer(ctx context.Context, n int, l layerRecord) (layerRecord, 
 		return l, PushForeign, nil
 	}
 	if !l.Local {
-		if there, err := p.exists(ctx, p.target.Context(), l.Digest); err != nil || there {
+		if there, err := p.repo.has(ctx, l.Digest); err != nil || there {
 			return l, PushExists, err
 		}
 		if p.mount(ctx, l) {
@@ -278,28 +276,39 @@ func (p *pusher) layer(ctx context.Context, n int, l layerRecord) (layerRecord, 
 	if err != nil {
 		return l, "", err
 	}
+	blob, err := os.Open(path)
+	if err != nil {
+		return l, "", err
+	}
+	defer blob.Close()
 	if made.Digest != l.Digest {
 		// An earlier push of the same may have made the same.
-		if there, err := p.exists(ctx, p.target.Context(), made.Digest); err != nil || there {
+		if there, err := p.repo.has(ctx, made.Digest); err != nil || there {
 			return made, PushExists, err
 		}
 	}
-	return made, PushSent, p.pusher.Upload(ctx, p.target.Context(), &blobLayer{made, path})
+	return made, PushSent, p.send(ctx, made.Digest, made.Size, blob)
 }
 
-// exists asks whether a repository has a blob.
-func (p *pusher) exists(ctx context.Context, repo name.Repository, d digest.Digest) (bool, error) {
-	l, err := p.puller.Layer(ctx, repo.Digest(string(d)))
-	if err != nil {
-		return false, err
+// blob sends what the repository may have.
+func (p *pusher) blob(ctx context.Context, d digest.Digest, size int64, content io.ReaderAt) error {
+	if there, err := p.repo.has(ctx, d); err != nil || there {
+		return err
 	}
-	return partial.Exists(l)
+	return p.send(ctx, d, size, content)
+}
+
+// send sends a blob that the repository hasn't.
+func (p *pusher) send(ctx context.Context, d digest.Digest, size int64, content io.ReaderAt) error {
+	memory := p.s.rememberUpload(p.repo, d)
+	defer memory.close()
+	return newUpload(p.repo, d, size, content, memory).run(ctx)
 }
 
 // mount has the registry take the blob over from another of its repositories. If that doesn't work, it is sent.
 func (p *pusher) mount(ctx context.Context, l layerRecord) bool {
 	for _, from := range p.from[l.Digest] {
-		source := &remote.MountableLayer{Layer: &blobLayer{l, ""}, Reference: from.Tag("latest")}
+		source := &remote.MountableLayer{Layer: &blobLayer{l}, Reference: from.Tag("latest")}
 		if p.pusher.Upload(ctx, p.target.Context(), source) == nil {
 			return true
 		}
@@ -339,11 +348,8 @@ func replaceLayers(raw []byte, layers []layerRecord) ([]byte, error) {
 	return json.Marshal(all)
 }
 
-// blobLayer is a blob in a file, or without a path one that a registry must have, for go-containerregistry.
-type blobLayer struct {
-	layerRecord
-	path string
-}
+// blobLayer is a blob that a registry must have, for go-containerregistry.
+type blobLayer struct{ layerRecord }
 
 var _ v1.Layer = (*blobLayer)(nil)
 
@@ -363,13 +369,8 @@ func (l *blobLayer) MediaType() (types.MediaType, error) {
 	return types.MediaType(l.layerRecord.MediaType), nil
 }
 
-// Compressed implements [v1.Layer].
-func (l *blobLayer) Compressed() (io.ReadCloser, error) {
-	if l.path == "" {
-		return nil, errNoBlob
-	}
-	return os.Open(l.path)
-}
+// Compressed implements [v1.Layer]. A registry that doesn't mount asks for it.
+func (l *blobLayer) Compressed() (io.ReadCloser, error) { return nil, errNoBlob }
 
 // Uncompressed implements [v1.Layer]. Nobody calls it for an upload.
 func (l *blobLayer) Uncompressed() (io.ReadCloser, error) { return nil, errNoBlob }

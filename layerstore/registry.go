@@ -58,9 +58,16 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	return g.inner.RoundTrip(r)
 }
 
-// openRepository authenticates with the registry of repo for pulling.
-func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (*repository, error) {
-	keychain := o.Keychain
+// access is how a registry is asked, and for what.
+type access struct {
+	insecure bool           // as PullOptions.Insecure
+	keychain authn.Keychain // nil: Docker's
+	scope    string         // transport.PullScope or PushScope
+}
+
+// openRepository authenticates with the registry of repo.
+func openRepository(ctx context.Context, repo name.Repository, a access) (*repository, error) {
+	keychain := a.keychain
 	if keychain == nil {
 		keychain = authn.DefaultKeychain
 	}
@@ -68,13 +75,14 @@ func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (
 	if err != nil {
 		return nil, fmt.Errorf("finding credentials for %s: %w", repo.RegistryStr(), err)
 	}
-	base := plainTransport(o.Insecure)
-	if t, ok := base.(*http.Transport); ok {
+	base := plainTransport(a.insecure)
+	if t, ok := base.(*http.Transport); ok && a.scope == transport.PullScope {
 		t.ResponseHeaderTimeout = idleTimeout
 	}
-	tr := transport.NewRetry(&guard{base, o.Insecure}, transport.WithRetryStatusCodes(
+	once := &guard{base, a.insecure}
+	again := transport.NewRetry(once, transport.WithRetryStatusCodes(
 		http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
-	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, tr, []string{repo.Scope(transport.PullScope)})
+	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, &retrier{once, again}, []string{repo.Scope(a.scope)})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the registry %s: %w", repo.RegistryStr(), err)
 	}
@@ -82,6 +90,17 @@ func openRepository(ctx context.Context, repo name.Repository, o *PullOptions) (
 		client: &http.Client{Transport: rt, CheckRedirect: checkRedirect},
 		base:   url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr()},
 	}, nil
+}
+
+// retrier sends requests again, when that may help. One with a body is sent once: half of it may have been read.
+type retrier struct{ once, again http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t *retrier) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		return t.once.RoundTrip(r)
+	}
+	return t.again.RoundTrip(r)
 }
 
 // plainTransport is a transport of its own, that gives every answer byte for byte.
@@ -105,12 +124,20 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("the registry redirects in circles")
 	}
-	if len(via) == 0 || r.URL.Hostname() == via[0].URL.Hostname() || isLoopback(via[0].URL.Host) {
+	if len(via) == 0 {
 		return nil
 	}
-	ip := net.ParseIP(r.URL.Hostname())
+	return checkHost(via[0].URL, r.URL)
+}
+
+// checkHost says whether a registry may send us elsewhere.
+func checkHost(from, to *url.URL) error {
+	if to.Hostname() == from.Hostname() || isLoopback(from.Host) {
+		return nil
+	}
+	ip := net.ParseIP(to.Hostname())
 	if ip != nil && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) {
-		return fmt.Errorf("%s redirects to the private address %s, which is not followed", via[0].URL.Host, ip)
+		return fmt.Errorf("%s redirects to the private address %s, which is not followed", from.Host, ip)
 	}
 	return nil
 }
@@ -141,6 +168,22 @@ func (r *repository) get(ctx context.Context, kind, id string, accept []string, 
 		return nil, err
 	}
 	return resp, nil
+}
+
+// has asks whether the repository has a blob.
+func (r *repository) has(ctx context.Context, d digest.Digest) (bool, error) {
+	u := r.base
+	u.Path += "/blobs/" + string(d)
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, u.String(), nil)
+	if err != nil {
+		return false, err
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK, transport.CheckError(resp, http.StatusOK, http.StatusNotFound)
 }
 
 // small reads a blob or manifest that is kept in memory.
@@ -232,12 +275,9 @@ type blobStream struct {
 	size   int64 // that the manifest says
 	body   io.ReadCloser
 	off    int64
-	failed int       // attempts since the last byte
+	tries  patience  // since the last byte
 	part   *download // where to keep what arrives; may be nil
 }
-
-// attempts is how often a download is tried without a byte of progress.
-const attempts = 4
 
 func openBlob(ctx context.Context, repo *repository, d digest.Digest, size int64) (*blobStream, error) {
 	b := &blobStream{ctx: ctx, repo: repo, digest: d, size: size}
@@ -285,7 +325,7 @@ func (b *blobStream) Read(p []byte) (int, error) {
 			if err := b.open(); err != nil {
 				var lie *sizeError
 				var status *transport.Error // a temporary one was tried again already
-				if errors.As(err, &lie) || errors.As(err, &status) || !b.again() {
+				if errors.As(err, &lie) || errors.As(err, &status) || !b.tries.again(b.ctx) {
 					return 0, err
 				}
 				continue
@@ -299,7 +339,7 @@ func (b *blobStream) Read(p []byte) (int, error) {
 		}
 		b.off += int64(n)
 		if n > 0 {
-			b.failed = 0
+			b.tries = patience{}
 			if b.part != nil {
 				if _, err := b.part.Write(p[:n]); err != nil {
 					return 0, err
@@ -315,24 +355,9 @@ func (b *blobStream) Read(p []byte) (int, error) {
 		}
 		b.body.Close()
 		b.body = nil
-		if !b.again() {
+		if !b.tries.again(b.ctx) {
 			return 0, err
 		}
-	}
-}
-
-// again waits before another attempt. False if there were enough.
-func (b *blobStream) again() bool {
-	const pause = 100 * time.Millisecond
-	b.failed++
-	if b.failed >= attempts {
-		return false
-	}
-	select {
-	case <-time.After(pause << (2 * (b.failed - 1))):
-		return true
-	case <-b.ctx.Done():
-		return false
 	}
 }
 

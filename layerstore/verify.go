@@ -16,6 +16,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -305,7 +306,7 @@ func (v *verification) refetchFrom(ctx context.Context, from layerSource) error 
 			return err
 		}
 	}
-	registry, err := openRepository(ctx, repo, &PullOptions{Insecure: v.o.Insecure, Keychain: v.o.Keychain})
+	registry, err := openRepository(ctx, repo, access{v.o.Insecure, v.o.Keychain, transport.PullScope})
 	if err != nil {
 		return err
 	}

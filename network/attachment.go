@@ -166,7 +166,7 @@ func (a *Attachment) join(m Membership) (err error) {
 			return err
 		}
 	}
-	if err := j.connect(m.Address, a.ns, leadsOut); err != nil {
+	if err := j.connect(m, a.ns, leadsOut); err != nil {
 		for _, x := range j.proxies {
 			x.close()
 		}
@@ -199,7 +199,7 @@ func (j *joined) hold(host Host, ports []Port) error {
 }
 
 // connect takes an address and makes what the network is on the host.
-func (j *joined) connect(want netip.Addr, ns *os.File, leadsOut bool) error {
+func (j *joined) connect(m Membership, ns *os.File, leadsOut bool) error {
 	n, e := j.Network, j.endpoint
 	lock, err := n.lock()
 	if err != nil {
@@ -210,7 +210,10 @@ func (j *joined) connect(want netip.Addr, ns *os.File, leadsOut bool) error {
 	if err != nil {
 		return err
 	}
-	if e.Address, err = n.allocate(want, others); err != nil {
+	if e.Address, err = n.allocate(m.Address, others); err != nil {
+		return err
+	}
+	if e.Address6, err = n.allocate6(m.Address6, e.Address, others); err != nil {
 		return err
 	}
 	if e.MAC == "" {
@@ -376,6 +379,9 @@ func (a *Attachment) addresses(name string) (found []netip.Addr) {
 		names := e.names()
 		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(n.Name)); slices.Contains(names, name) || ok && slices.Contains(names, short) {
 			found = append(found, e.Address)
+			if e.Address6.IsValid() {
+				found = append(found, e.Address6)
+			}
 		}
 	})
 	return found
@@ -383,7 +389,7 @@ func (a *Attachment) addresses(name string) (found []netip.Addr) {
 
 func (a *Attachment) name(address netip.Addr) (found string) {
 	a.eachNeighbour(func(n *Network, e *Endpoint) {
-		if e.Address == address {
+		if e.Address == address || e.Address6 == address {
 			found = e.Name + "." + n.Name
 		}
 	})

@@ -49,6 +49,9 @@ func (n *Network) bringUp() error {
 	}
 	// Also if it was there: its making may have been cut short.
 	err = netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(n.Gateway, n.Subnet.Bits()))})
+	if err == nil {
+		err = n.bringUp6(link)
+	}
 	if err == nil && link.Attrs().Flags&net.FlagUp == 0 {
 		err = netlink.LinkSetUp(link)
 	}
@@ -67,8 +70,13 @@ func (n *Network) makeBridge() (netlink.Link, error) {
 	if err := netlink.LinkAdd(bridge); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, explain(err)
 	}
+	if !n.IPv6 {
+		// It has no address of that kind, and needs none of its own making.
+		if err := setParameter6(n.Bridge, "disable_ipv6", "1"); err != nil {
+			return nil, err
+		}
+	}
 	for _, set := range []struct{ name, value string }{
-		{"ipv6/conf/%s/disable_ipv6", "1"}, // it has no address of that kind, and needs none of its own making
 		// What is published on 127.0.0.1 goes through the bridge with that address, until the firewall has changed it;
 		// that nothing comes in with one is the firewall's to see to, see rulesOf.
 		{"ipv4/conf/%s/route_localnet", "1"},
@@ -170,6 +178,9 @@ func (n *Network) setUpInside(e *Endpoint, ns *os.File, defaultRoute bool) error
 	if err := inside.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bringing up the container's interface: %w", err)
 	}
+	if err := n.setUpInside6(e, ns, inside, link, defaultRoute); err != nil {
+		return err
+	}
 	if !defaultRoute {
 		return nil
 	}
@@ -256,7 +267,7 @@ func ForwardingOff() bool {
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // hardwareAddress is a locally administered address that follows from the IP address, so that who remembers the one for the

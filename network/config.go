@@ -21,14 +21,20 @@ const OptionBridgeName = "com.docker.network.bridge.name"
 
 // Config is a network as a person asked for it; the content of network.json.
 type Config struct {
-	Version  int               `json:"version"`
-	Name     string            `json:"name"`
-	ID       string            `json:"id"` // 64 hexadecimal digits
-	Created  time.Time         `json:"created"`
-	Driver   string            `json:"driver"` // "bridge"
-	Subnet   netip.Prefix      `json:"subnet"`
-	Gateway  netip.Addr        `json:"gateway"`         // the bridge's own address
-	Range    netip.Prefix      `json:"range,omitzero"`  // what containers get addresses from; the whole subnet if zero
+	Version int          `json:"version"`
+	Name    string       `json:"name"`
+	ID      string       `json:"id"` // 64 hexadecimal digits
+	Created time.Time    `json:"created"`
+	Driver  string       `json:"driver"` // "bridge"
+	Subnet  netip.Prefix `json:"subnet"`
+	Gateway netip.Addr   `json:"gateway"`        // the bridge's own address
+	Range   netip.Prefix `json:"range,omitzero"` // what containers get addresses from; the whole subnet if zero
+
+	// IPv6 says that there are addresses of it beside those of IPv4, in Subnet6.
+	IPv6     bool         `json:"ipv6,omitempty"`
+	Subnet6  netip.Prefix `json:"subnet6,omitzero"`
+	Gateway6 netip.Addr   `json:"gateway6,omitzero"`
+
 	Internal bool              `json:"internal"`        // no way out, and none in
 	Labels   map[string]string `json:"labels"`          // never nil
 	Options  map[string]string `json:"options"`         // as given, by Docker's names; never nil
@@ -69,7 +75,7 @@ func (c *Config) complete() error {
 func (c *Config) completeAddresses() error {
 	c.Subnet = c.Subnet.Masked()
 	if !c.Subnet.Addr().Is4() {
-		return fmt.Errorf("the subnet %s is not of IPv4, which is all that networks have", c.Subnet)
+		return fmt.Errorf("the subnet %s is not of IPv4; containers always have an address of that too", c.Subnet)
 	}
 	if c.Subnet.Bits() > 30 {
 		return fmt.Errorf("the subnet %s has no room for containers", c.Subnet)

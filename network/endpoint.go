@@ -23,6 +23,7 @@ type Endpoint struct {
 	Name      string     `json:"name"`      // the container's name
 	Aliases   []string   `json:"aliases,omitempty"`
 	Address   netip.Addr `json:"address"`
+	Address6  netip.Addr `json:"address6,omitzero"` // where the network has IPv6
 	MAC       string     `json:"mac"`
 	Interface string     `json:"interface"`     // in the container
 	Host      string     `json:"hostInterface"` // the other end, on the bridge

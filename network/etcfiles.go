@@ -35,6 +35,9 @@ func (a *Attachment) hostsFile() string {
 	}
 	for _, j := range a.joined {
 		fmt.Fprintf(&b, "%s\t%s\n", j.endpoint.Address, a.container.Hostname)
+		if j.endpoint.Address6.IsValid() {
+			fmt.Fprintf(&b, "%s\t%s\n", j.endpoint.Address6, a.container.Hostname)
+		}
 	}
 	return b.String()
 }

@@ -32,13 +32,14 @@ import (
 //	                    oifname BRIDGE ct status dnat accept
 //	                    oifname BRIDGE drop }
 //
-// An internal network has no masquerading, and drops what would leave it.
+// An internal network has no masquerading, and drops what would leave it. A network with IPv6 has a table of the same name and content
+// for that, "nft list table ip6 NAME", without the first rule of postrouting, and whose jumps leave ::1 out; see ipv6.go.
 
 // ErrNoFirewall is wrapped by the errors of a kernel without nftables.
 var ErrNoFirewall = errors.New("the kernel has no nftables")
 
-func (n *Network) table() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: n.Bridge}
+func (n *Network) table(family nftables.TableFamily) *nftables.Table {
+	return &nftables.Table{Family: family, Name: n.Bridge}
 }
 
 // writeRules makes the network's table anew. The caller has the network's lock.
@@ -47,21 +48,33 @@ func (n *Network) writeRules(endpoints []*Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("writing the firewall's rules: %w", err)
 	}
-	// Added first, since what isn't there can't be deleted.
-	c.AddTable(n.table())
-	c.DelTable(n.table())
-	n.addRules(c, endpoints)
+	for _, family := range n.families() {
+		// Added first, since what isn't there can't be deleted.
+		c.AddTable(n.table(family))
+		c.DelTable(n.table(family))
+		n.addRules(c, family, endpoints)
+	}
 	return flush(c)
 }
 
-// removeRules removes the network's table, if there is one.
+// families are those of a network's addresses.
+func (n *Network) families() []nftables.TableFamily {
+	if n.IPv6 {
+		return []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}
+	}
+	return []nftables.TableFamily{nftables.TableFamilyIPv4}
+}
+
+// removeRules removes the network's tables, if there are any.
 func (n *Network) removeRules() error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("removing the firewall's rules: %w", err)
 	}
-	c.AddTable(n.table())
-	c.DelTable(n.table())
+	for _, family := range n.families() {
+		c.AddTable(n.table(family))
+		c.DelTable(n.table(family))
+	}
 	return flush(c)
 }
 
@@ -76,8 +89,8 @@ func flush(c *nftables.Conn) error {
 	return nil
 }
 
-func (n *Network) addRules(c *nftables.Conn, endpoints []*Endpoint) {
-	table := c.AddTable(n.table())
+func (n *Network) addRules(c *nftables.Conn, family nftables.TableFamily, endpoints []*Endpoint) {
+	table := c.AddTable(n.table(family))
 	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
 		return c.AddChain(&nftables.Chain{Table: table, Name: name, Type: kind, Hooknum: hook, Priority: priority})
 	}
@@ -88,7 +101,11 @@ func (n *Network) addRules(c *nftables.Conn, endpoints []*Endpoint) {
 		}
 		c.AddRule(rule)
 	}
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	loopback, subnet := netip.MustParsePrefix("127.0.0.0/8"), n.Subnet
+	if family == nftables.TableFamilyIPv6 {
+		loopback, subnet = netip.MustParsePrefix("::1/128"), n.Subnet6
+	}
+	is6 := subnet.Addr().Is6()
 	in, out := interfaceIs(expr.MetaKeyIIFNAME, n.Bridge), interfaceIs(expr.MetaKeyOIFNAME, n.Bridge)
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
@@ -108,27 +125,39 @@ func (n *Network) addRules(c *nftables.Conn, endpoints []*Endpoint) {
 
 	postrouting := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	masquerade := []expr.Any{&expr.Masq{}}
-	add(postrouting, out, saddrIn(loopback), masquerade)
-	add(postrouting, out, saddrIn(n.Subnet), wasTranslated(), masquerade)
-	add(postrouting, interfaceIsNot(expr.MetaKeyOIFNAME, n.Bridge), saddrIn(n.Subnet), masquerade)
+	if !is6 {
+		add(postrouting, out, saddrIn(loopback), masquerade)
+	}
+	add(postrouting, out, saddrIn(subnet), wasTranslated(), masquerade)
+	add(postrouting, interfaceIsNot(expr.MetaKeyOIFNAME, n.Bridge), saddrIn(subnet), masquerade)
 
-	if n.store.Inner {
+	if n.store.Inner && !is6 {
 		n.addTransparentRules(c, table)
 	}
 	ports := c.AddChain(&nftables.Chain{Table: table, Name: "ports"})
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: ports.Name}}
-	add(chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), toLocal(), jump)
-	add(chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest), toLocal(), jump)
+	local := toLocal()
+	if is6 {
+		local = append(local, notTo(loopback.Addr())...)
+	}
+	if !is6 || forwards6() {
+		add(chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), local, jump)
+	}
+	add(chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest), local, jump)
 	for _, e := range endpoints {
 		for _, p := range e.Ports {
-			if p.HostAddress.Is6() && !p.HostAddress.IsUnspecified() {
-				continue // the proxy's
+			if p.HostAddress.IsValid() && p.HostAddress.Is6() != is6 {
+				continue // the other table's, or the proxy's
 			}
 			var where []expr.Any
 			if p.HostAddress.IsValid() && !p.HostAddress.IsUnspecified() {
-				where = daddrIn(netip.PrefixFrom(p.HostAddress, 32))
+				where = daddrIn(netip.PrefixFrom(p.HostAddress, p.HostAddress.BitLen()))
 			}
-			add(ports, where, portIs(p), translateTo(e.Address, p.Port))
+			to := e.Address
+			if is6 {
+				to = e.Address6
+			}
+			add(ports, where, portIs(p), translateTo(to, p.Port))
 		}
 	}
 }
@@ -149,16 +178,36 @@ func interfaceData(name string) []byte {
 	return b
 }
 
-func saddrIn(p netip.Prefix) []expr.Any { return addressIn(12, p) }
-func daddrIn(p netip.Prefix) []expr.Any { return addressIn(16, p) }
+func saddrIn(p netip.Prefix) []expr.Any {
+	if p.Addr().Is6() {
+		return addressIn(8, p)
+	}
+	return addressIn(12, p)
+}
 
-// addressIn compares the address at an offset in the IPv4 header.
+func daddrIn(p netip.Prefix) []expr.Any {
+	if p.Addr().Is6() {
+		return addressIn(24, p)
+	}
+	return addressIn(16, p)
+}
+
+// addressIn compares the address at an offset in the header.
 func addressIn(offset uint32, p netip.Prefix) []expr.Any {
 	mask := ipNet(p).Mask
+	size := uint32(len(mask))
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+// notTo: the destination is another address of IPv6.
+func notTo(a netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 24, Len: 16},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: a.AsSlice()},
 	}
 }
 
@@ -194,10 +243,14 @@ func portIs(p Port) []expr.Any {
 }
 
 func translateTo(a netip.Addr, port uint16) []expr.Any {
+	family := uint32(unix.NFPROTO_IPV4)
+	if a.Is6() {
+		family = unix.NFPROTO_IPV6
+	}
 	return []expr.Any{
 		&expr.Immediate{Register: 1, Data: a.AsSlice()},
 		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(port)},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
 	}
 }
 

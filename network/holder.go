@@ -28,13 +28,14 @@ import (
 //	← Namespace: the number of its descriptor of the inner network namespace
 //	→ listen, listen-packet Address     ← Error, or a socket
 //	→ dial Network Address              ← Error, or a socket
-//	→ take-down Bridge                  ← Error: bridge and rules of a network that is being removed are gone
+//	→ take-down Bridge IPv6             ← Error: bridge and rules of a network that is being removed are gone
 type holderMessage struct {
 	Do        string         `json:"do,omitempty"`
 	Network   string         `json:"network,omitempty"`
 	Address   netip.AddrPort `json:"address,omitzero"`
 	Port      uint16         `json:"port,omitempty"` // with a zero Address: of all addresses
 	Bridge    string         `json:"bridge,omitempty"`
+	IPv6      bool           `json:"ipv6,omitempty"`
 	Namespace int            `json:"namespace,omitempty"`
 	Error     string         `json:"error,omitempty"`
 	Errno     int            `json:"errno,omitempty"`
@@ -66,7 +67,9 @@ func HoldNetworks(store *Store, ready func(), uplink func(inner *os.File) error)
 	if err := raiseLoopback(h.inner); err != nil {
 		return fmt.Errorf("bringing up the loopback: %w", err)
 	}
-	err = inNamespace(h.inner, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+	err = inNamespace(h.inner, func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), setParameter6("all", "forwarding", "1"))
+	})
 	if err != nil {
 		return fmt.Errorf("switching on forwarding between the networks: %w", err)
 	}
@@ -194,7 +197,7 @@ func (h *Holder) do(m holderMessage) (*os.File, error) {
 		if err := checkInterfaceName(m.Bridge); err != nil {
 			return nil, err
 		}
-		n := &Network{Config: Config{Bridge: m.Bridge}, store: h.store}
+		n := &Network{Config: Config{Bridge: m.Bridge, IPv6: m.IPv6}, store: h.store}
 		return nil, inNamespace(h.inner, n.takeDown)
 	case "listen":
 		l, err := host.Listen(address)

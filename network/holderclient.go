@@ -168,7 +168,7 @@ func (h *Held) Dial(network string, a netip.AddrPort) (net.Conn, error) {
 
 // takeDownHeld has the holder take a network's bridge away. Without a holder there is none.
 func (s *Store) takeDownHeld(n *Network) error {
-	c, _, err := s.request(holderMessage{Do: "take-down", Bridge: n.Bridge}, nil)
+	c, _, err := s.request(holderMessage{Do: "take-down", Bridge: n.Bridge, IPv6: n.IPv6}, nil)
 	if errors.Is(err, ErrNoHolder) {
 		return nil
 	}

@@ -38,7 +38,9 @@ type Membership struct {
 	ID      string     `json:"id"`      // its ID: another network of the same name is not meant
 	Aliases []string   `json:"aliases,omitempty"`
 	Address netip.Addr `json:"address,omitzero"` // one is chosen if zero
-	MAC     string     `json:"mac,omitempty"`    // it follows from the address if empty
+	// Address6 is that of IPv6; one is chosen if zero, where the network has them.
+	Address6 netip.Addr `json:"address6,omitzero"`
+	MAC      string     `json:"mac,omitempty"` // it follows from the address if empty
 }
 
 // Check looks for what can't be, before a container is made.
@@ -50,6 +52,11 @@ func (s *Store) Check(m Membership) (Membership, error) {
 	m.Network, m.ID = n.Name, n.ID
 	if m.Address.IsValid() {
 		if _, err := n.allocate(m.Address, nil); err != nil {
+			return m, err
+		}
+	}
+	if m.Address6.IsValid() {
+		if _, err := n.allocate6(m.Address6, netip.Addr{}, nil); err != nil {
 			return m, err
 		}
 	}

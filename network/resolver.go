@@ -189,20 +189,23 @@ func (r *resolver) lookUp(q dnsmessage.Question) (resources []dnsmessage.Resourc
 		return []dnsmessage.ResourceBody{&dnsmessage.PTRResource{PTR: n}}, true
 	}
 	addresses := r.find.addresses(name)
-	if q.Type == dnsmessage.TypeA {
-		for _, a := range addresses {
+	for _, a := range addresses {
+		switch {
+		case q.Type == dnsmessage.TypeA && a.Is4():
 			resources = append(resources, &dnsmessage.AResource{A: a.As4()})
+		case q.Type == dnsmessage.TypeAAAA && a.Is6():
+			resources = append(resources, &dnsmessage.AAAAResource{AAAA: a.As16()})
 		}
 	}
 	// A name that is known has no records of other types, rather than none that we know of.
 	return resources, len(addresses) > 0
 }
 
-// reverseAddress reads 4.3.2.1.in-addr.arpa.
+// reverseAddress reads 4.3.2.1.in-addr.arpa, and its like of IPv6.
 func reverseAddress(name string) (netip.Addr, bool) {
 	reversed, ok := strings.CutSuffix(name, ".in-addr.arpa")
 	if !ok {
-		return netip.Addr{}, false
+		return reverseAddress6(name)
 	}
 	a, err := netip.ParseAddr(reversed)
 	if err != nil || !a.Is4() {

@@ -105,7 +105,17 @@ func chooseAddresses(c *Config, others []*Network) error {
 	var networks []netip.Prefix
 	for _, other := range others {
 		networks = append(networks, other.Subnet)
+		if other.IPv6 {
+			networks = append(networks, other.Subnet6)
+		}
 	}
+	if err := chooseIPv4(c, networks); err != nil {
+		return err
+	}
+	return c.completeIPv6(networks)
+}
+
+func chooseIPv4(c *Config, networks []netip.Prefix) error {
 	if c.Subnet.IsValid() {
 		if t := overlapped(c.Subnet, networks); t.IsValid() {
 			return fmt.Errorf("the subnet %s overlaps %s, which another network has", c.Subnet, t)

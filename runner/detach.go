@@ -24,11 +24,7 @@ func (s *supervisor) detach(fds []int) error {
 		master.Close()
 		return err
 	}
-	// Our own words no longer go to the caller's terminal.
-	if own, err := os.OpenFile(s.container.supervisorLogPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600); err == nil {
-		_ = unix.Dup3(int(own.Fd()), 2, 0)
-		own.Close()
-	}
+	s.speakToLog()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.started || s.finished || s.streams != nil {
@@ -39,6 +35,36 @@ func (s *supervisor) detach(fds []int) error {
 	streams.takeTerminal(master)
 	s.streams, s.detached = streams, true
 	return nil
+}
+
+// speakToLog lets go of the caller's standard error: what we have to say goes to a file from here on.
+func (s *supervisor) speakToLog() {
+	if own, err := os.OpenFile(s.container.supervisorLogPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600); err == nil {
+		_ = unix.Dup3(int(own.Fd()), 2, 0)
+		own.Close()
+	}
+}
+
+// goOnAlone makes a container that ran in front of somebody, and is to be started again, one in the background. As with Docker, its
+// caller has seen one run, and hears of that one's end.
+func (s *supervisor) goOnAlone(end outcome) {
+	s.mu.Lock()
+	alone := s.mode == modeBackground || s.detached
+	s.detached = true
+	s.mu.Unlock()
+	if alone || s.caller == nil {
+		return
+	}
+	s.speakToLog()
+	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+		// Who reads what the command writes waits for the end of it.
+		_ = unix.Dup3(int(null.Fd()), 0, 0)
+		_ = unix.Dup3(int(null.Fd()), 1, 0)
+		null.Close()
+	}
+	m := end.message()
+	m.Lingers = true
+	_ = s.caller.send(m)
 }
 
 // closeDetached ends the streams of a container that was detached from.

@@ -93,6 +93,9 @@ func (s *State) Note(e Event) {
 	}
 }
 
+// Note notes that something was done with the container that isn't done here, such as "commit".
+func (c *Container) Note(action string) { c.note(action) }
+
 // note notes an event about the container. attributes are pairs of name and value.
 func (c *Container) note(action string, attributes ...string) {
 	all := map[string]string{}

@@ -19,6 +19,12 @@ type ExecOptions struct {
 	// Terminal gives the command a terminal of its own, as Spec.Process.Terminal does for [Container.Run].
 	Terminal bool
 
+	// DetachKeys, typed at a terminal, leave the command running: Exec returns [ErrDetached]. None if empty.
+	DetachKeys []byte
+
+	// Privileged gives the command all capabilities that the container's user namespace has, and no seccomp filter.
+	Privileged bool
+
 	// Detach returns when the command runs, which then has no input and whose output is lost.
 	Detach bool
 
@@ -29,12 +35,13 @@ type ExecOptions struct {
 
 // execRequest is what the init is told of another command.
 type execRequest struct {
-	Args     []string `json:"args"`
-	Env      []string `json:"env,omitempty"`
-	Cwd      string   `json:"cwd,omitempty"`
-	User     string   `json:"user,omitempty"`
-	Terminal bool     `json:"terminal,omitempty"`
-	Detach   bool     `json:"detach,omitempty"`
+	Args       []string `json:"args"`
+	Env        []string `json:"env,omitempty"`
+	Cwd        string   `json:"cwd,omitempty"`
+	User       string   `json:"user,omitempty"`
+	Terminal   bool     `json:"terminal,omitempty"`
+	Detach     bool     `json:"detach,omitempty"`
+	Privileged bool     `json:"privileged,omitempty"`
 }
 
 // Exec runs another command in a running container, with the namespaces, capabilities, limits and everything else that
@@ -46,7 +53,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	if len(o.Args) == 0 {
 		return exitOurs, errors.New("no command was given")
 	}
-	request := message{Kind: msgExec, Exec: &execRequest{Args: o.Args, Env: o.Env, Cwd: o.Cwd, User: o.User, Terminal: o.Terminal, Detach: o.Detach}}
+	request := message{Kind: msgExec, Exec: &execRequest{Args: o.Args, Env: o.Env, Cwd: o.Cwd, User: o.User, Terminal: o.Terminal, Detach: o.Detach, Privileged: o.Privileged}}
 	if data, err := json.Marshal(request); err != nil || len(data) > maxMessage {
 		return exitOurs, fmt.Errorf("the command and its variables are too long: more than %d KiB", maxMessage>>10)
 	}
@@ -75,6 +82,10 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	stop := context.AfterFunc(ctx, w.shut)
 	defer stop()
 	end, err := r.follow()
+	if err == nil && end.Kind == msgDetached {
+		r.relay.Load().restore()
+		return 0, ErrDetached
+	}
 	r.relay.Load().finish()
 	if !o.Detach {
 		c.note("exec_die", "exitCode", exitCodeText(end.Code))
@@ -91,7 +102,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (int, error) {
 }
 
 func (o ExecOptions) streams() RunOptions {
-	r := RunOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Interactive: o.Interactive && !o.Detach}
+	r := RunOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Interactive: o.Interactive && !o.Detach, DetachKeys: o.DetachKeys}
 	r.fill()
 	return r
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"os/signal"
@@ -21,11 +20,14 @@ import (
 // signals on and to reap. When it ends, the kernel kills all else in the container.
 type containerInit struct {
 	cfg     initConfig
+	config  chan *os.File // where that is to be read
 	wire    *wire
 	ready   chan struct{}  // closed when the terminal is set up
+	sealed  chan struct{}  // closed when its program is out of the container's reach
 	network chan struct{}  // closed when the container has its network
 	null    *os.File       // the host's /dev/null, open for reading and writing
-	signals chan os.Signal // all that P2 gets, from before the set-up on
+	signals chan os.Signal // all that P2 gets, the standard ones from before the command runs on
+	caught  chan struct{}  // closed when it gets those
 	others  *otherCommands
 	owners  *ownerKeeper // nil if there is nothing to keep
 }
@@ -39,8 +41,15 @@ func runInit() int {
 	}
 	setCommandName("unionfs-init")
 	settle := postponeCollection()
-	p := &containerInit{wire: &wire{fd: initWireFD}, ready: make(chan struct{}), network: make(chan struct{}), signals: make(chan os.Signal, 64), others: newOtherCommands()}
-	signal.Notify(p.signals)
+	p := &containerInit{
+		config: make(chan *os.File, 1), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
+		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
+	}
+	go func() {
+		// Go's runtime passes each of them between two threads first, which the set-up need not wait for.
+		signal.Notify(p.signals, standardSignals()...)
+		close(p.caught)
+	}()
 	go p.followSupervisor()
 	command, err := p.setUp()
 	if err != nil {
@@ -48,14 +57,24 @@ func runInit() int {
 		return startCode(err)
 	}
 	settle()
+	go signal.Notify(p.signals) // the real-time ones too, which are as many again
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	return code
 }
 
+// standardSignals are all but the real-time ones.
+func standardSignals() (all []os.Signal) {
+	for sig := syscall.Signal(1); sig <= unix.SIGSYS; sig++ {
+		all = append(all, sig)
+	}
+	return all
+}
+
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
-	var once, connected sync.Once
+	var once, connected, sealed sync.Once
+	configured := false
 	for {
 		m, fds, err := p.wire.recv()
 		if err != nil {
@@ -63,6 +82,11 @@ func (p *containerInit) followSupervisor() {
 		}
 		if m.Kind == msgExec {
 			go p.exec(m, fds)
+			continue
+		}
+		if m.Kind == msgConfig && len(fds) == 1 && !configured {
+			configured = true
+			p.config <- os.NewFile(uintptr(fds[0]), "config")
 			continue
 		}
 		if m.Kind == msgOwned && m.Owner != nil {
@@ -78,6 +102,8 @@ func (p *containerInit) followSupervisor() {
 			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
+		case msgSealed:
+			sealed.Do(func() { close(p.sealed) })
 		case msgConnected:
 			connected.Do(func() { close(p.network) })
 		}
@@ -86,13 +112,8 @@ func (p *containerInit) followSupervisor() {
 
 // setUp builds the container and starts the command, whose PID it returns.
 func (p *containerInit) setUp() (int, error) {
-	config := os.NewFile(initConfigFD, "config")
-	data, err := io.ReadAll(config)
-	config.Close()
+	err := readConfig(<-p.config, &p.cfg)
 	if err != nil {
-		return 0, fmt.Errorf("reading the container's description: %w", err)
-	}
-	if err := json.Unmarshal(data, &p.cfg); err != nil {
 		return 0, fmt.Errorf("reading the container's description: %w", err)
 	}
 	// By O_NONBLOCK or not, the mode of new mount points is ours to say.
@@ -136,6 +157,8 @@ func (p *containerInit) setUp() (int, error) {
 	if p.cfg.AwaitNetwork {
 		<-p.network
 	}
+	<-p.caught
+	<-p.sealed
 	pid, err := p.startCommand(r)
 	if err != nil {
 		return 0, err
@@ -143,6 +166,20 @@ func (p *containerInit) setUp() (int, error) {
 	p.others.uids, p.others.gids = r.uids, r.gids
 	close(p.others.running)
 	return pid, p.wire.send(message{Kind: msgStarted, Paths: r.made})
+}
+
+// readConfig reads what memoryFile wrote.
+func readConfig(f *os.File, cfg *initConfig) error {
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	data := make([]byte, st.Size())
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, cfg)
 }
 
 // changeRoot makes the mount root the root of the mount namespace and lets go of everything that was mounted before.

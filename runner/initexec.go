@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,6 +90,7 @@ type execution struct {
 	ended     chan struct{} // closed when it has been reaped: its PID means nothing any more
 	listening chan struct{} // closed when nobody listens to the wire any more
 	pid       int
+	early     []int // the terminal's master, where the caller detached before the command ran
 }
 
 func (e *execution) run() (int, error) {
@@ -98,15 +100,13 @@ func (e *execution) run() (int, error) {
 		if e.master != nil {
 			e.master.Close()
 		}
+		closeAll(e.early)
 		return startCode(err), err
 	}
 	_ = e.wire.send(message{Kind: msgStarted})
 	if e.request.Detach {
 		if e.master != nil {
-			go func(master *os.File) {
-				_, _ = io.Copy(io.Discard, master)
-				master.Close()
-			}(e.master)
+			go discard(e.master)
 		}
 		return codeDetached, nil
 	}
@@ -120,6 +120,25 @@ func (e *execution) run() (int, error) {
 	return exitCode(ws), nil
 }
 
+// discard reads what nobody wants of a terminal, so that its command can write.
+func discard(master *os.File) {
+	_, _ = io.Copy(io.Discard, master)
+	master.Close()
+}
+
+// detach leaves the command running for a caller that goes, and hands the terminal's master back. It reports whether that is so, and
+// takes the descriptors.
+func (e *execution) detach(fds []int) bool {
+	if len(fds) != 1 {
+		closeAll(fds)
+		_ = e.wire.send(message{Kind: msgDetached, Error: "want the terminal's master"})
+		return false
+	}
+	go discard(os.NewFile(uintptr(fds[0]), "terminal"))
+	_ = e.wire.send(message{Kind: msgDetached})
+	return true
+}
+
 func (e *execution) closeStreams() {
 	for _, f := range e.stdio {
 		f.Close()
@@ -127,20 +146,30 @@ func (e *execution) closeStreams() {
 	e.stdio = nil
 }
 
-// listen passes signals on, and ends the command when the one who wanted it is gone.
+// listen passes signals on, and ends the command when the one who wanted it is gone without having detached.
 func (e *execution) listen() {
 	e.listening = make(chan struct{})
 	go func() {
 		defer close(e.listening)
+		if e.early != nil && e.detach(e.early) {
+			return
+		}
 		for {
 			m, fds, err := e.wire.recv()
-			closeAll(fds)
 			if err != nil {
+				closeAll(fds)
 				break
 			}
-			if m.Kind == msgSignal {
+			switch m.Kind {
+			case msgSignal:
 				e.init.others.kill(e.pid, unix.Signal(m.Signal), false)
+			case msgDetach:
+				if e.detach(fds) {
+					return
+				}
+				continue
 			}
+			closeAll(fds)
 		}
 		select {
 		case <-e.ended:
@@ -181,6 +210,11 @@ func (e *execution) start() (<-chan syscall.WaitStatus, error) {
 	}
 	if e.request.User != "" {
 		q.cfg.User = e.request.User
+	}
+	if e.request.Privileged {
+		if err := q.unrestrict(&process); err != nil {
+			return nil, err
+		}
 	}
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -226,6 +260,18 @@ func (e *execution) start() (<-chan syscall.WaitStatus, error) {
 	return ended, nil
 }
 
+// unrestrict gives a command all that the init has.
+func (p *containerInit) unrestrict(process *specs.Process) error {
+	all, err := SupportedCapabilities()
+	if err != nil {
+		return err
+	}
+	process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
+	process.NoNewPrivileges = false
+	p.cfg.Seccomp = nil
+	return nil
+}
+
 // openTerminal makes a terminal in the container's own devpts, and hands its master over.
 func (e *execution) openTerminal(root int, who *account) error {
 	pts, err := openPlain(root, "dev/pts", unix.O_PATH|unix.O_DIRECTORY)
@@ -252,11 +298,15 @@ func (e *execution) openTerminal(root int, who *account) error {
 	if err := e.wire.send(message{Kind: msgConsole}, int(master.Fd())); err != nil {
 		return fmt.Errorf("handing over the terminal: %w", err)
 	}
-	m, fds, err := e.wire.recv()
-	closeAll(fds)
-	for err == nil && m.Kind != msgReady { // a signal for a command that doesn't run yet
-		m, fds, err = e.wire.recv()
+	for {
+		m, fds, err := e.wire.recv()
+		if err == nil && m.Kind == msgDetach && e.early == nil {
+			e.early = fds
+			continue
+		}
 		closeAll(fds)
+		if err != nil || m.Kind == msgReady { // else a signal for a command that doesn't run yet
+			return err
+		}
 	}
-	return err
 }

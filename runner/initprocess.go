@@ -21,11 +21,10 @@ const argvInit = "unionfs-init"
 // The descriptors that P2 is started with.
 const (
 	initWireFD   = 3
-	initConfigFD = 4
-	initSharedFD = 5 // and on; see initConfig.Shared
+	initSharedFD = 4 // and on; see initConfig.Shared
 )
 
-// initConfig is what P2 is told, in a memory file.
+// initConfig is what P2 is told, in a memory file that comes with msgConfig.
 type initConfig struct {
 	Spec   *specs.Spec `json:"spec"`
 	Rootfs string      `json:"rootfs"` // absolute, in the mount namespace that P2 starts with a copy of
@@ -62,14 +61,14 @@ type initProcess struct {
 	cmd     *exec.Cmd
 	wire    *wire
 	theirs  *os.File   // P2's end of the wire
-	config  *os.File   // the memory file
+	config  initConfig // what it is told by configure
 	exe     *os.File   // the program, see protectedProgram
 	shared  *shared    // what other containers share with this one
-	other   *byRuntime // what stands in for P2 where another runtime makes the container; cmd, config and exe are nil then
+	other   *byRuntime // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
 	ownTime bool       // it gets a time namespace
 }
 
-// newInitProcess prepares P2, without starting it.
+// newInitProcess prepares P2, without starting it. Only where mustSeeRoot says so need the container's root be mounted before.
 func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
 	p := &initProcess{shared: &shared{}}
 	if err := p.prepare(c, h, hold); err != nil {
@@ -77,6 +76,13 @@ func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// mustSeeRoot reports whether P2 can be prepared only when the container's root is mounted: where another runtime stands in for
+// it, and where the IDs of its user namespace are those of a user who may have to be looked up.
+func mustSeeRoot(c *Container) bool {
+	_, numeric := numericUser(c.Spec.Annotations[AnnotationUser])
+	return c.Spec.Annotations[AnnotationRuntime] != "" || c.Spec.Annotations[AnnotationUser] != "" && !numeric
 }
 
 func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
@@ -90,7 +96,8 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 	if p.exe, err = protectedProgram(); err != nil {
 		return err
 	}
-	cfg := initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
+	cfg := &p.config
+	*cfg = initConfig{Spec: c.Spec, Rootfs: c.Rootfs(), User: c.Spec.Annotations[AnnotationUser], AwaitNetwork: h.Network != nil}
 	if hold {
 		cfg.holdOnly()
 	}
@@ -103,19 +110,8 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 		cfg.Shared = p.shared.destinations
 	}
 	p.ownTime = hasNewNamespace(c.Spec, specs.TimeNamespace)
-	if err := cfg.compileSeccomp(); err != nil {
-		return err
-	}
 	attr, err := cfg.attributes()
 	if err != nil {
-		return err
-	}
-	if h.SetOwner != nil && h.MakeDevice != nil && !hold {
-		if err := cfg.compileOwnership(c, attr); err != nil {
-			return err
-		}
-	}
-	if p.config, err = memoryFile(cfg); err != nil {
 		return err
 	}
 	p.cmd = &exec.Cmd{
@@ -130,9 +126,32 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 		Stdin:       os.Stdin,
 		Stdout:      os.Stdout,
 		Stderr:      os.Stderr,
-		ExtraFiles:  append([]*os.File{p.theirs, p.config}, p.shared.mounts...),
+		ExtraFiles:  append([]*os.File{p.theirs}, p.shared.mounts...),
 		SysProcAttr: attr,
 	}
+	return nil
+}
+
+// configure tells P2, which has been started, what to do. The container's root is mounted.
+func (p *initProcess) configure(c *Container, h Hooks) error {
+	if p.other != nil {
+		return nil
+	}
+	cfg := &p.config
+	if err := cfg.compileSeccomp(); err != nil {
+		return err
+	}
+	if h.SetOwner != nil && h.MakeDevice != nil && !cfg.Hold {
+		if err := cfg.compileOwnership(c, p.cmd.SysProcAttr); err != nil {
+			return err
+		}
+	}
+	file, err := memoryFile(cfg)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_ = p.wire.send(message{Kind: msgConfig}, int(file.Fd())) // if it was killed meanwhile, its end tells
 	return nil
 }
 
@@ -257,10 +276,12 @@ func (p *initProcess) start() error {
 	}
 	p.shared.close()
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
-	// either: as long as it is, its flags can be changed through any path to it.
+	// either: as long as it is, its flags can be changed through any path to it. The command waits for that.
 	p.theirs.Close()
-	p.config.Close()
-	p.exe.Close()
+	go func() {
+		p.exe.Close() // the kernel takes its time to unmount it
+		_ = p.wire.send(message{Kind: msgSealed})
+	}()
 	return nil
 }
 
@@ -316,7 +337,7 @@ func (p *initProcess) close() {
 		p.wire.shut()
 	}
 	p.shared.close()
-	for _, f := range []*os.File{p.theirs, p.config, p.exe} {
+	for _, f := range []*os.File{p.theirs, p.exe} {
 		if f != nil {
 			f.Close()
 		}

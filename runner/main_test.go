@@ -181,7 +181,7 @@ func stopContainer(args []string) (int, error) {
 	if err != nil {
 		return exitOurs, err
 	}
-	if err := c.Stop(context.Background(), grace); err != nil {
+	if err := c.Stop(context.Background(), c.StopSignal(), grace); err != nil {
 		return exitOurs, err
 	}
 	return 0, nil

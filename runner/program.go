@@ -1,37 +1,100 @@
 package runner
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// The init is the program itself, executed in such a way that nobody in the container can write to the program's file
-// through /proc/1/exe, or through a /proc/self/exe that an image has as its command, and so change what the next start of
-// unionfs executes (CVE-2019-5736). In a container that root runs, the file may well belong to the container's root.
+// The init is executed in such a way that nobody in the container can write to its program's file through /proc/1/exe, or
+// through a /proc/self/exe that an image has as its command, and so change what the next start of unionfs executes
+// (CVE-2019-5736). In a container that root runs, the file may well belong to the container's root.
 
-// protectedProgram opens the running program for execution by the init.
+// initProgramName is the program of the init, if it lies beside the running one. It is a smaller one, and starts faster.
+const initProgramName = "unionfs-init"
+
+// protectedProgram opens the program that becomes the init: unionfs-init, or else the running program, which can do the same.
 func protectedProgram() (*os.File, error) {
-	f, err := readOnlyProgram()
+	// The link itself can't be cloned: it leads through the mount namespace that the program was executed in.
+	name, err := os.Readlink(selfExe)
+	if err != nil {
+		return nil, err
+	}
+	if f := companion(name); f != nil {
+		return f, nil
+	}
+	f, err := readOnlyProgram(name)
 	if errors.Is(err, errProgramMoved) {
 		return sealedProgram()
 	}
 	return f, err
 }
 
+// companion opens unionfs-init, which lies beside the running program, ready to be executed. It is nil unless that is as
+// trustworthy as the running one (who may put a file into the directory, or change this one, can replace that too), and was built
+// together with it: the two exchange what no other version need understand.
+func companion(running string) *os.File {
+	dir, err := unix.Open(filepath.Dir(running), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(dir)
+	fd, err := cloneTree(dir, initProgramName, false)
+	if err != nil {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "program")
+	var around, found unix.Stat_t
+	const writable = 0o022 // by others than the owner
+	ok := unix.Fstat(dir, &around) == nil && around.Mode&writable == 0 &&
+		unix.Fstat(fd, &found) == nil && found.Mode&unix.S_IFMT == unix.S_IFREG && found.Mode&writable == 0 &&
+		sameBuild(selfExe, fmt.Sprintf("/proc/self/fd/%d", fd)) && protect(fd) == nil
+	if !ok {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// sameBuild reports whether two programs have the same build ID, by which the Makefile says that they belong together.
+func sameBuild(a, b string) bool {
+	id := buildID(a)
+	return id != "" && id == buildID(b)
+}
+
+// buildID returns what Go's linker put into the note .note.go.buildid of a program, which lies in its first page
+// (cmd/link/internal/ld/elf.go: sizes of name and description, a type, "Go"). It is empty if there is none.
+func buildID(file string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	page := make([]byte, 4096)
+	n, _ := io.ReadFull(f, page)
+	const header = 16
+	at := bytes.Index(page[:n], []byte("\x04\x00\x00\x00Go\x00\x00")) - 8
+	if at < 0 || at+header > n {
+		return ""
+	}
+	size := int(binary.NativeEndian.Uint32(page[at+4:]))
+	if size > n-at-header {
+		return ""
+	}
+	return string(page[at+header : at+header+size])
+}
+
 var errProgramMoved = errors.New("the program's file is not found by its path")
 
-// readOnlyProgram opens the program through a read-only mount of its file that is attached nowhere. It costs five system
-// calls and no memory. Once the descriptor is closed everywhere, nobody can change the mount's flags.
-func readOnlyProgram() (*os.File, error) {
-	// The link itself can't be cloned: it leads through the mount namespace that the program was executed in.
-	name, err := os.Readlink(selfExe)
-	if err != nil {
-		return nil, err
-	}
+// readOnlyProgram opens the program, which is at name, through a read-only mount of its file that is attached nowhere. It costs
+// five system calls and no memory.
+func readOnlyProgram(name string) (*os.File, error) {
 	fd, err := cloneTree(unix.AT_FDCWD, name, false)
 	if errors.Is(err, unix.ENOSYS) {
 		return nil, errors.New("this kernel is too old: containers need Linux 5.12")
@@ -48,11 +111,19 @@ func readOnlyProgram() (*os.File, error) {
 		unix.Close(fd)
 		return nil, errProgramMoved
 	}
-	if err := changeMount(fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, 0, unix.MS_PRIVATE, false); err != nil {
+	if err := protect(fd); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("making the mount of the program read-only (this needs Linux 5.12): %w", err)
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "program"), nil
+}
+
+// protect makes the mount of a program read-only. Once the descriptor is closed everywhere, nobody can change that.
+func protect(mnt int) error {
+	if err := changeMount(mnt, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, 0, unix.MS_PRIVATE, false); err != nil {
+		return fmt.Errorf("making the mount of the program read-only (this needs Linux 5.12): %w", err)
+	}
+	return nil
 }
 
 // sealedProgram copies the program to memory and seals it, for when its file was replaced or lies where its user can't go.

@@ -38,7 +38,7 @@ func (c *Container) Rename(name string) error {
 
 // writeSpec replaces config.json.
 func (c *Container) writeSpec() error {
-	config, err := json.MarshalIndent(c.Spec, "", "  ")
+	config, err := json.Marshal(c.Spec)
 	if err != nil {
 		return err
 	}

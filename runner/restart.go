@@ -20,8 +20,8 @@ const (
 	RestartUnlessStopped = "unless-stopped"
 )
 
-// RestartPolicy says when the supervisor starts a container in the background again after its command has ended. One that was
-// stopped or killed by somebody stays so.
+// RestartPolicy says when the supervisor starts a container again after its command has ended; one in the foreground goes on in the
+// background then. One that was stopped or killed by somebody stays so, and one whose caller has died.
 type RestartPolicy struct {
 	Name string // one of the above
 	Most int    // with on-failure, how many times; 0 for no limit
@@ -97,6 +97,7 @@ func (s *supervisor) runs() outcome {
 		if time.Since(begin) > longRun {
 			backoff = firstBackoff
 		}
+		s.goOnAlone(end)
 		now := time.Now().UTC()
 		s.container.note("die", "exitCode", exitCodeText(end.code))
 		_ = s.change(func(st *Status) {
@@ -122,15 +123,18 @@ func (s *supervisor) runs() outcome {
 // again reports whether the container is to be started again.
 func (s *supervisor) again(end outcome, count int) bool {
 	s.mu.Lock()
-	ran, background := s.started, s.mode == modeBackground || s.detached
+	ran := s.started
 	s.mu.Unlock()
 	select {
 	case <-s.keepStopped:
 		return false
 	default:
 	}
+	if !ran || s.mode == modeHold {
+		return false
+	}
 	fresh, err := s.container.state.load(s.container.ID)
-	if err != nil || !ran || !background {
+	if err != nil {
 		return false
 	}
 	policy := fresh.RestartPolicy() // "update" may have changed it

@@ -27,6 +27,9 @@ type RunOptions struct {
 	// if Stdin is a terminal it is in raw mode meanwhile. Without, the command gets the descriptors themselves.
 	Stdin, Stdout, Stderr *os.File
 
+	// Ahead is the container's supervisor if it was started before the container was made: see [StartAhead].
+	Ahead *Supervisor
+
 	// Join, for an ordinary user, is where the supervisor goes instead of into namespaces of its own.
 	Join *Join
 
@@ -142,27 +145,14 @@ func (r *run) passOn(signals <-chan os.Signal) {
 	}
 }
 
-// start starts the supervisor, in a session of its own.
-func (r *run) start() (*exec.Cmd, error) {
-	w, theirs, err := newWire()
-	if err != nil {
-		return nil, err
+// start starts the supervisor, unless it was started ahead.
+func (r *run) start() (cmd *exec.Cmd, err error) {
+	if r.options.Ahead != nil {
+		r.wire, cmd, err = r.options.Ahead.takeOver()
+	} else {
+		r.wire, cmd, err = startForRun(r.options, r.terminal, "")
 	}
-	r.wire = w
-	defer theirs.Close()
-	cmd := supervisorCommand(r.options.Supervisor, theirs, "")
-	// With a nil Stdin, os/exec opens /dev/null.
-	if r.options.Interactive && !r.terminal {
-		cmd.Stdin = r.options.Stdin
-	}
-	if !r.terminal {
-		cmd.Stdout = r.options.Stdout
-	}
-	cmd.Stderr = r.options.Stderr
-	if err := startSupervisor(cmd, r.options.Join); err != nil {
-		return nil, fmt.Errorf("starting the container's supervisor: %w", err)
-	}
-	return cmd, nil
+	return cmd, err
 }
 
 // follow reads what the supervisor says until the end, which it returns. The error is io.EOF if the supervisor dies

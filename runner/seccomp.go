@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -46,8 +48,43 @@ func withCapabilities(spec *specs.Spec) *specs.Spec {
 
 // seccompFilter is a compiled profile, ready for the kernel.
 type seccompFilter struct {
-	Program []unix.SockFilter `json:"program"`
-	Flags   uint              `json:"flags,omitempty"` // SECCOMP_FILTER_FLAG_*
+	Program seccompProgram `json:"program"`
+	Flags   uint           `json:"flags,omitempty"` // SECCOMP_FILTER_FLAG_*
+}
+
+// seccompProgram is what the kernel runs. In JSON it is one string: as objects, its thousand instructions would be most of what
+// an init reads.
+type seccompProgram []unix.SockFilter
+
+const sockFilterSize = 8
+
+// MarshalText writes the instructions as the kernel has them, in base64.
+func (p seccompProgram) MarshalText() ([]byte, error) {
+	raw := make([]byte, 0, sockFilterSize*len(p))
+	for _, i := range p {
+		raw = binary.LittleEndian.AppendUint16(raw, i.Code)
+		raw = append(raw, i.Jt, i.Jf)
+		raw = binary.LittleEndian.AppendUint32(raw, i.K)
+	}
+	return base64.StdEncoding.AppendEncode(nil, raw), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (p *seccompProgram) UnmarshalText(text []byte) error {
+	raw, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return err
+	}
+	if len(raw)%sockFilterSize != 0 {
+		return fmt.Errorf("a seccomp program of %d bytes", len(raw))
+	}
+	*p = make(seccompProgram, 0, len(raw)/sockFilterSize)
+	for ; len(raw) > 0; raw = raw[sockFilterSize:] {
+		*p = append(*p, unix.SockFilter{
+			Code: binary.LittleEndian.Uint16(raw), Jt: raw[2], Jf: raw[3], K: binary.LittleEndian.Uint32(raw[4:]),
+		})
+	}
+	return nil
 }
 
 // compileSeccomp compiles the specification's profile, of which P2 need not hear then.

@@ -178,7 +178,7 @@ func (c *Container) writeDescription(o CreateOptions) error {
 			return err
 		}
 	}
-	config, err := json.MarshalIndent(spec, "", "  ")
+	config, err := json.Marshal(spec)
 	if err != nil {
 		return err
 	}

@@ -45,10 +45,10 @@ func (c *Container) StopTimeout() time.Duration {
 	return DefaultStopTimeout
 }
 
-// Stop asks the container's command to end, by its stop signal, and kills the container if it has not after grace; with a
-// negative one it waits for ever. It returns when the supervisor has recorded the end. It is no error if the container
+// Stop asks the container's command to end by sig, its [Container.StopSignal] usually, and kills the container if it has not after
+// grace; with a negative one it waits for ever. It returns when the supervisor has recorded the end. It is no error if the container
 // isn't running.
-func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
+func (c *Container) Stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
 	limit := make(<-chan time.Time)
 	if grace >= 0 {
 		timer := time.NewTimer(grace)
@@ -71,7 +71,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 			return nil
 		}
 		if !asked { // it may be starting and have no command yet
-			asked = c.Signal(c.StopSignal()) == nil
+			asked = c.Signal(sig) == nil
 		}
 		select {
 		case <-limit:

@@ -196,25 +196,33 @@ func (s *supervisor) record(end outcome) error {
 	})
 }
 
-// runInit mounts the root, runs the container in it, and unmounts.
+// runInit mounts the root, runs the container in it, and unmounts. The init comes up while the root is mounted, if it can.
 func (s *supervisor) runInit() (end outcome) {
-	// The host's own mounts and unmounts still come through to us, so that we pin none; ours don't go back.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-			err = namespaceError(err)
-		}
-		return outcome{exitOurs, fmt.Errorf("making the mount namespace private: %w", err)}
+	late := s.mode != modeHold && !mustSeeRoot(s.container)
+	if err := ownMounts(late); err != nil {
+		return outcome{exitOurs, err}
 	}
-	if s.hooks.MountRoot != nil {
-		unmount, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
-		if err != nil {
-			return outcome{startCode(err), fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)}
+	unmount := func() error { return nil }
+	defer func() {
+		if err := unmount(); err != nil && end.err == nil {
+			end = outcome{exitOurs, fmt.Errorf("unmounting the root of container %s: %w", s.container.Name, err)}
 		}
-		defer func() {
-			if err := unmount(); err != nil && end.err == nil {
-				end = outcome{exitOurs, fmt.Errorf("unmounting the root of container %s: %w", s.container.Name, err)}
-			}
-		}()
+	}()
+	mount := func() (err error) {
+		if s.hooks.MountRoot == nil {
+			return nil
+		}
+		done, err := s.hooks.MountRoot(s.container.Rootfs(), s.mode == modeBackground)
+		if err != nil {
+			return fmt.Errorf("mounting the root of container %s: %w", s.container.Name, err)
+		}
+		unmount = done
+		return nil
+	}
+	if !late {
+		if err := mount(); err != nil {
+			return outcome{startCode(err), err}
+		}
 	}
 	if s.mode == modeHold {
 		return s.hold()
@@ -266,6 +274,17 @@ func (s *supervisor) runInit() (end outcome) {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
+	if late {
+		err = mount()
+	}
+	if err == nil {
+		err = p.configure(s.container, s.hooks)
+	}
+	if err != nil {
+		p.kill()
+		s.wait(p)
+		return outcome{startCode(err), err}
+	}
 	disconnect := s.startConnecting(p)
 	defer func() {
 		if err := disconnect(); err != nil && end.err == nil {
@@ -280,6 +299,22 @@ func (s *supervisor) runInit() (end outcome) {
 		s.closeDetached(end)
 	}
 	return end
+}
+
+// ownMounts makes the mount namespace ours. The host's own mounts and unmounts still come through to us, so that we pin none;
+// ours don't go back. With share they go to the namespaces that are made from ours.
+func ownMounts(share bool) error {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
+	if err == nil && share {
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+	}
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		err = namespaceError(err)
+	}
+	if err != nil {
+		return fmt.Errorf("making the mount namespace private: %w", err)
+	}
+	return nil
 }
 
 // hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
@@ -299,6 +334,11 @@ func (s *supervisor) hold() outcome {
 	if err != nil || s.init == nil {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", cmp.Or(err, errors.New("it was called off")))}
+	}
+	if err := p.configure(s.container, Hooks{}); err != nil {
+		p.kill()
+		s.wait(p)
+		return outcome{startCode(err), err}
 	}
 	return s.wait(p)
 }

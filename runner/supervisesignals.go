@@ -78,6 +78,7 @@ func (s *supervisor) callerGone() {
 	}
 	s.mu.Unlock()
 	if !stays {
+		_ = s.stopping(false)
 		s.end()
 	}
 }

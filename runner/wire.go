@@ -14,14 +14,17 @@ import (
 // The three processes of a container talk in JSON messages over SOCK_SEQPACKET pairs: one packet a message, with the
 // descriptors it carries. The end of a process is the end of the stream for the others.
 //
-//	P0 → P1   signal        pass the signal on to the command
+//	P0 → P1   made          to a supervisor that was started ahead: its container is there
+//	          signal        pass the signal on to the command
 //	          ready         the terminal has its size, and the caller's is in raw mode: the command may start
 //	          detach        + the terminal's master: go on in the background
 //	P1 → P0   detached      the caller may go; Error: or not
 //	          console       + the terminal's master
 //	          started       the command runs
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
-//	P1 → P2   signal
+//	P1 → P2   config        + a memory file with the JSON of initConfig: set the container up
+//	          sealed        nobody can write to P2's program any more: the command may start
+//	          signal
 //	          ready         the answer to console
 //	          connected     the container has its network: the command may start
 //	          owned         Owner.ID, Code: the answer to owner and device, an error number or 0
@@ -53,6 +56,8 @@ import (
 //	→ P2      ready         the answer to console
 //	P2 →      started       with Exec.Detach the last
 //	→ P2      signal
+//	→ P2      detach        + the terminal's master: the caller goes, and the command stays
+//	P2 →      detached      Error: or not
 //	P2 →      exited        Code, Error: why it did not start
 const (
 	msgWait      = "wait"
@@ -68,6 +73,8 @@ const (
 	msgDetach    = "detach"
 	msgDetached  = "detached"
 	msgDone      = "done"
+	msgMade      = "made"
+	msgSealed    = "sealed"
 	msgSignal    = "signal"
 	msgConsole   = "console"
 	msgReady     = "ready"

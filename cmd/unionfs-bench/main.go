@@ -50,7 +50,7 @@ Examples:
 			&cli.StringFlag{Name: "root", Usage: "take images from the store in `DIR`", EnvVars: []string{"UNIONFS_ROOT"}, DefaultText: "the user's own"},
 		},
 		Commands: []*cli.Command{
-			depthCommand(), copyUpCommand(), memoryCommand(), runCommand(), imagesCommand(), volumeCommand(),
+			depthCommand(), copyUpCommand(), memoryCommand(), takeoverCommand(), runCommand(), imagesCommand(), volumeCommand(),
 			fullCommand(), showCommand(), volumeWorkCommand(), completeCommand(), manCommand(),
 		},
 		HideHelpCommand: true,
@@ -68,7 +68,7 @@ Examples:
 		command.HideHelpCommand = true
 		command.OnUsageError = onUsageError
 	}
-	cli.FlagStringer = cmdline.DescribeFlag
+	cmdline.SetUp()
 	return app
 }
 
@@ -77,7 +77,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	return usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
+	return usageError("%w", cmdline.FlagError(c, err, where+" --help", nil))
 }
 
 // noArguments refuses what stands besides flags.

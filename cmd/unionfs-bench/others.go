@@ -81,6 +81,36 @@ Example:
 	}
 }
 
+func takeoverCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "takeover",
+		Usage: "measure how long nobody answers when a server is killed",
+		Description: `Lists a tree and asks for the attributes of every entry, so that the kernel knows them all. Then it kills the server of the mount
+--runs times, while it goes on asking, and reports the longest wait for an answer around each kill.
+
+Example:
+   unionfs bench takeover --entries 14000,1000000 --runs 50`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "14000"},
+			runsFlag(25),
+		}, outputFlags()...),
+		Action: func(c *cli.Context) error {
+			if err := checkBench(c); err != nil {
+				return err
+			}
+			o := bench.TakeoverOptions{Kills: c.Int("runs"), Progress: newProgress()}
+			var err error
+			if o.Entries, err = numbersOf(c, "entries"); err != nil {
+				return err
+			}
+			if o.Program, o.Dir, err = place(c); err != nil {
+				return err
+			}
+			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Takeover(ctx, o) })
+		},
+	}
+}
+
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "run",
@@ -112,8 +142,9 @@ func imagesCommand() *cli.Command {
 		Description: `Pulls an image with gzip layers from a registry on loopback into an empty store, mounts it, commits a container of it that
 changed ten files, pulls another one that has all layers but one in common with it, and removes that one.
 
-Example:
-   unionfs bench images --depths 1,50 --against podman,podman+fuse`,
+Examples:
+   unionfs bench images --depths 1,50 --against podman,podman+fuse
+   unionfs bench images --depths 10 --entries 89000 --runs 1`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "depths", Usage: "numbers of layers (`N,N,...`)", Value: "1,10,60"},
 			&cli.IntFlag{Name: "entries", Usage: "make an image of `N` entries", Value: 14000},

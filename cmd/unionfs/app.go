@@ -20,7 +20,26 @@ Examples:
    unionfs mount --lower patched --lower original --upper changes /mnt
    unionfs pull alpine && unionfs run --rm -it alpine sh`
 
+// newApp is the whole command line, with every verb.
 func newApp(stdout, stderr io.Writer) *cli.App {
+	var all []*cli.Command
+	for _, v := range verbs() {
+		all = append(all, v.command())
+	}
+	return appOf(stdout, stderr, all)
+}
+
+// appFor is as much of the command line as the arguments need: their verb, or all of them. Every flag is an allocation, of
+// which all verbs together make more than a thousand, and a container's start would make them in each of its processes.
+func appFor(args []string, stdout, stderr io.Writer) *cli.App {
+	if v, ok := verbIn(args); ok && !v.needsAll {
+		return appOf(stdout, stderr, []*cli.Command{v.command()})
+	}
+	return newApp(stdout, stderr)
+}
+
+// appOf is the command line with some verbs.
+func appOf(stdout, stderr io.Writer, commands []*cli.Command) *cli.App {
 	app := &cli.App{
 		Name:        "unionfs",
 		Usage:       "copy-on-write file systems, and commands on them",
@@ -38,67 +57,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 				DefaultText: "/var/lib/unionfs for root, else $XDG_DATA_HOME/unionfs or ~/.local/share/unionfs",
 			},
 		},
-		Commands: []*cli.Command{
-			tryCommand(),
-			runCommand(),
-			psCommand(),
-			diffCommand(),
-			applyCommand(),
-			rmCommand(),
-			whichCommand(),
-			createCommand(),
-			startCommand(),
-			stopCommand(),
-			restartCommand(),
-			killCommand(),
-			waitCommand(),
-			renameCommand(),
-			pauseCommand(),
-			unpauseCommand(),
-			logsCommand(),
-			execCommand(),
-			cpCommand(),
-			attachCommand(),
-			statsCommand(),
-			updateCommand(),
-			topCommand(),
-			eventsCommand(),
-			containerCommand(),
-			volumeCommand(),
-			portCommand(),
-			networkCommand(),
-			imagesCommand(),
-			pullCommand(),
-			importCommand(),
-			loadCommand(),
-			saveCommand(),
-			rmiCommand(),
-			tagCommand(),
-			inspectCommand(),
-			historyCommand(),
-			pruneCommand(),
-			dfCommand(),
-			verifyCommand(),
-			commitCommand(),
-			exportCommand(),
-			pushCommand(),
-			copyCommand(),
-			loginCommand(),
-			logoutCommand(),
-			mountCommand(),
-			umountCommand(),
-			runtimeCommand(),
-			upgradeCommand(),
-			benchCommand(),
-			versionCommand(),
-			superviseCommand(),
-			holderCommand(),
-			serveRootCommand(),
-			sweepCommand(),
-			completionCommand(),
-			completeCommand(),
-			manCommand(),
-		},
+		Commands:                  commands,
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
 		DisableSliceFlagSeparator: true, // a comma in -e or -v is the value's own
@@ -117,7 +76,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			complete(below)
 		}
 	}
-	cli.FlagStringer = cmdline.DescribeFlag
+	cmdline.SetUp()
 	return app
 }
 
@@ -140,7 +99,7 @@ func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	if isSubcommand {
 		where += " " + c.Command.Name
 	}
-	err = usageError("%w; see %s --help%s", err, where, cmdline.FlagHint(c, err))
+	err = usageError("%w", cmdline.FlagError(c, err, where+" --help", insteadOf))
 	if runsCommand(c.Command.Name) {
 		return asRunFailure(err)
 	}
@@ -187,6 +146,9 @@ func arguments(c *cli.Context, least, most int, want string) error {
 func runsCommand(verb string) bool {
 	return slices.Contains([]string{"run", "try", "create", "exec"}, verb)
 }
+
+// endsFlags reports whether a verb's first argument ends its own flags.
+func endsFlags(verb string) bool { return runsCommand(verb) || verb == "top" }
 
 func versionCommand() *cli.Command {
 	return &cli.Command{

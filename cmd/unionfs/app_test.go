@@ -30,12 +30,36 @@ func TestOurFlags(t *testing.T) {
 		"unionfs try -w /tmp ls -w":                     "unionfs try --workdir /tmp ls -w",
 		"unionfs try -- ls -w":                          "unionfs try -- ls -w",
 		"unionfs run --name -it image":                  "unionfs run --name -it image",
+		"unionfs run -h box --rm image -h":              "unionfs run --hostname box --rm image -h",
+		"unionfs ps -h":                                 "unionfs ps --help",
+		"unionfs -h":                                    "unionfs --help",
+		"unionfs top web -o pid":                        "unionfs top web -o pid",
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
-		got := strings.Join(cmdline.Arrange(newApp(io.Discard, io.Discard), strings.Fields(line), runsCommand), " ")
-		if got != want {
-			t.Errorf("%s\n got %s\nwant %s", line, got, want)
+		args := strings.Fields(line)
+		for _, app := range []*cli.App{newApp(io.Discard, io.Discard), appFor(args, io.Discard, io.Discard)} {
+			if got := strings.Join(cmdline.Arrange(app, args, endsFlags), " "); got != want {
+				t.Errorf("%s, with %d verbs\n got %s\nwant %s", line, len(app.Commands), got, want)
+			}
+		}
+	}
+}
+
+// TestVerbs holds the names by which verbs are found against those that their commands have.
+func TestVerbs(t *testing.T) {
+	for _, v := range verbs() {
+		if command := v.command(); command.Name != v.name || !slices.Equal(command.Aliases, v.aliases) {
+			t.Errorf("%s %q makes the command %s %q", v.name, v.aliases, command.Name, command.Aliases)
+		}
+	}
+	for line, want := range map[string]int{
+		"unionfs run x": 1, "unionfs --root /x run x": 1, "unionfs --root=/x unmount x": 1,
+		"unionfs --help run": len(verbs()), "unionfs nowhere": len(verbs()), "unionfs": len(verbs()), "unionfs --root": len(verbs()),
+		"unionfs man x": len(verbs()),
+	} {
+		if got := len(appFor(strings.Fields(line), io.Discard, io.Discard).Commands); got != want {
+			t.Errorf("%s has %d verbs, want %d", line, got, want)
 		}
 	}
 }
@@ -94,7 +118,9 @@ func TestHints(t *testing.T) {
 	for line, want := range map[string]string{
 		"volume lss":        `unknown command "volume lss"; see unionfs volume --help (did you mean "ls"?)`,
 		"container frob":    `unknown command "container frob"; see unionfs container --help`,
-		"run --nme x image": `see unionfs run --help (did you mean "--name"?)`,
+		"ps --al":           `there is no flag --al; see unionfs ps --help (did you mean "--all"?)`,
+		"run --link a:b x":  "--link is not supported: use a network",
+		"run --nme x image": `there is no flag --nme; see unionfs run --help (did you mean "--name"?)`,
 		"images --frob":     "see unionfs images --help\n",
 		"imges":             `(did you mean "images"?)`,
 	} {

@@ -29,9 +29,10 @@ Examples:
    unionfs ps -a --format json`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "list those too that don't run"},
-			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: id, name, label, status, exited, ancestor, health, volume"},
+			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: " + strings.Join(containerFilters, ", ")},
 			&cli.IntFlag{Name: "last", Aliases: []string{"n"}, Usage: "list the `N` newest, running or not", Value: -1, DefaultText: "all"},
 			&cli.BoolFlag{Name: "latest", Aliases: []string{"l"}, Usage: "list the newest one, running or not"},
+			&cli.BoolFlag{Name: "size", Aliases: []string{"s"}, Usage: "show what each container wrote, and what its image has"},
 			&cli.BoolFlag{Name: "no-trunc", Usage: "print whole IDs and commands"},
 			quietFlag("IDs"),
 			formatFlag(),
@@ -40,11 +41,15 @@ Examples:
 			if err := arguments(c, 0, 0, "no arguments"); err != nil {
 				return err
 			}
-			wanted, err := parseFilters(c.StringSlice("filter"))
+			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
+			sizes := c.Bool("size") || strings.Contains(c.String("format"), ".Size")
+			if sizes && runner.NeedsUserNamespace() {
+				return againInNamespace(c, root)
+			}
+			wanted, err := parseFilters(root, c.StringSlice("filter"))
 			if err != nil {
 				return err
 			}
@@ -60,7 +65,9 @@ Examples:
 				rows = rows[:min(last, len(rows))]
 			}
 			for i := range rows {
-				rows[i].whole = c.Bool("no-trunc")
+				if rows[i].whole = c.Bool("no-trunc"); !rows[i].whole {
+					rows[i].ID = shortID(rows[i].ID) // as Docker has it in all formats
+				}
 			}
 			if c.Bool("quiet") {
 				for _, r := range rows {
@@ -68,7 +75,14 @@ Examples:
 				}
 				return nil
 			}
-			return printRows(c, []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}, rows)
+			header := []string{"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}
+			if sizes {
+				header = append(header, "SIZE")
+				if err := addSizes(root, rows); err != nil {
+					return err
+				}
+			}
+			return printRows(c, header, rows)
 		},
 	}
 }
@@ -94,21 +108,26 @@ type containerRow struct {
 	Labels     string
 	Mounts     string // names of volumes and paths, separated by commas
 	RunningFor string
+	Networks   string // names, separated by commas
+	Size       string `json:",omitempty"` // with --size
 
-	whole bool // nothing is cut
+	whole     bool // nothing is cut
+	container *runner.Container
 }
 
 func (r containerRow) columns() []string {
 	const most = 30
 	command := r.Command
-	id := r.ID
 	if !r.whole {
-		id = shortID(id)
 		if runes := []rune(command); len(runes) > most {
 			command = string(runes[:most-1]) + "…"
 		}
 	}
-	return []string{id, r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
+	columns := []string{r.ID, r.Image, fmt.Sprintf("%q", command), ago(r.CreatedAt), r.Status, r.Ports, r.Names}
+	if r.Size != "" {
+		columns = append(columns, r.Size)
+	}
+	return columns
 }
 
 func containerRows(root string, all bool, wanted containerFilter) ([]containerRow, error) {
@@ -148,6 +167,8 @@ func containerRows(root string, all bool, wanted containerFilter) ([]containerRo
 			Labels:     labelText(labelsOf(container)),
 			Mounts:     mountText(container),
 			RunningFor: ago(status.Created),
+			Networks:   networkText(container),
+			container:  container,
 		})
 	}
 	return rows, nil
@@ -158,6 +179,15 @@ func mountText(container *runner.Container) string {
 	var all []string
 	for _, m := range mountsOf(container) {
 		all = append(all, cmp.Or(m.Name, m.Source))
+	}
+	return strings.Join(all, ",")
+}
+
+// networkText names a container's networks in one line.
+func networkText(container *runner.Container) string {
+	var all []string
+	for _, m := range networksOf(container) {
+		all = append(all, m.Network)
 	}
 	return strings.Join(all, ",")
 }
@@ -259,7 +289,7 @@ const killLimit = 30 * time.Second
 func removeContainer(state *runner.State, ref string, force, withVolumes bool) (string, error) {
 	container, err := state.Get(ref)
 	if err != nil {
-		return "", err
+		return "", explainMissing(state, ref, err)
 	}
 	if force {
 		if err := container.Kill(killLimit); err != nil {

@@ -61,7 +61,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container)})
+			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container.ID)})
 			if err != nil {
 				return err
 			}

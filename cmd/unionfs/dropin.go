@@ -73,7 +73,10 @@ func isDropIn(name string, args []string) bool {
 	case "fuse-overlayfs", "mount.unionfs", "mount.fuse.unionfs", "mount.fuse-overlayfs", "mount.fuse.fuse-overlayfs":
 		return true
 	}
-	if len(args) == 0 || newApp(io.Discard, io.Discard).Command(args[0]) != nil {
+	if len(args) == 0 {
+		return false
+	}
+	if _, known := verbNamed(args[0]); known {
 		return false
 	}
 	return overlayopts.IsMount(args)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"path"
 
 	"github.com/urfave/cli/v2"
@@ -14,7 +16,8 @@ func execCommand() *cli.Command {
 		Usage:     "run another command in a running container",
 		UsageText: "unionfs exec [options] CONTAINER COMMAND [ARG...]",
 		Description: `Runs COMMAND beside a container's own, with the same root, namespaces, capabilities and limits. It ends with the
-container, and with this process. The exit code is as "unionfs run"'s.
+container, and with this process, unless that detaches: with -it, the keys ctrl-p ctrl-q leave it running. The exit code
+is as "unionfs run"'s.
 
 Examples:
    unionfs exec -it web sh
@@ -27,6 +30,8 @@ Examples:
 			&cli.StringSliceFlag{Name: "env-file", Usage: "set the variables in `FILE`, one a line"},
 			&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`", DefaultText: "the container's"},
 			&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers", DefaultText: "the container's"},
+			&cli.BoolFlag{Name: "privileged", Usage: "give the command all capabilities, and no filter of system calls"},
+			detachKeysFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 2, -1, "CONTAINER COMMAND [ARG...]"); err != nil {
@@ -42,7 +47,13 @@ func execInContainer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, err := runner.ParseDetachKeys(c.String("detach-keys"))
+	if err != nil {
+		return usageError("--detach-keys: %w", err)
+	}
 	options := runner.ExecOptions{
+		DetachKeys:  keys,
+		Privileged:  c.Bool("privileged"),
 		Args:        c.Args().Tail(),
 		User:        c.String("user"),
 		Terminal:    c.Bool("tty"),
@@ -65,6 +76,10 @@ func execInContainer(c *cli.Context) error {
 	}
 	options.Env = append(options.Env, env...)
 	code, err := container.Exec(c.Context, options)
+	if errors.Is(err, runner.ErrDetached) {
+		fmt.Fprintln(c.App.ErrWriter, "read escape sequence")
+		return nil
+	}
 	if code == 0 && err == nil {
 		return nil
 	}

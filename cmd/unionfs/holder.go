@@ -155,6 +155,7 @@ func (s *serving) newUnion(o cow.Options) (*cow.Union, error) {
 
 // mount mounts the union, or goes on with the mount of an earlier server.
 func (s *serving) mount(u *cow.Union, target string, o fs.Options) (*fs.Server, error) {
+	fs.AnswerSoon()
 	if s.link == nil {
 		return fs.Mount(u, target, o)
 	}

@@ -15,7 +15,8 @@ func pushCommand() *cli.Command {
 		ArgsUsage: "IMAGE [NAME[:TAG]]",
 		Description: `Uploads an image to the registry that its name says, or under another name. Layers that the registry has are not sent.
 What was pulled arrives with the same digest where the registry has the layers already; elsewhere they are compressed
-anew, which gives them, and so the image, other digests. The image's ID is the same everywhere.
+anew, which gives them, and so the image, other digests. The image's ID is the same everywhere. A push that was interrupted
+goes on where it broke, within a layer too, if the registry keeps what it has.
 
 Examples:
    unionfs push localhost:5000/team/app:1.2

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"unionfs/layerstore"
+	"unionfs/network"
 	"unionfs/runner"
 	"unionfs/volumes"
 )
@@ -19,35 +20,43 @@ import (
 func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "print all about containers and images",
-		ArgsUsage: "CONTAINER|IMAGE...",
-		Description: `Prints what is known about containers and images as a JSON array, with Docker's names. Where a container and an image
-have the same name, it is the container.
+		Usage:     "print all about containers, images, volumes and networks",
+		ArgsUsage: "CONTAINER|IMAGE|VOLUME|NETWORK...",
+		Description: `Prints what is known about containers, images, volumes and networks as a JSON array, with Docker's names. Where several
+things have the same name, it is the first of them in this order, unless --type says which kind is meant.
 
 Examples:
    unionfs inspect web
    unionfs inspect --format json alpine debian | jq -r .Config.Cmd
    unionfs inspect --format '{{.State.Status}}' web`,
-		Flags: []cli.Flag{inspectFormatFlag()},
+		Flags: []cli.Flag{
+			inspectFormatFlag(),
+			&cli.StringFlag{Name: "type", Usage: "look only for a `KIND`: container, image, volume or network"},
+			&cli.BoolFlag{Name: "size", Aliases: []string{"s"}, Usage: "tell what a container wrote too, in bytes (SizeRw), and with its image (SizeRootFs)"},
+		},
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "CONTAINER|IMAGE..."); err != nil {
+			if err := arguments(c, 1, -1, "CONTAINER|IMAGE|VOLUME|NETWORK..."); err != nil {
 				return err
 			}
 			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
+			if c.Bool("size") && runner.NeedsUserNamespace() {
+				return againInNamespace(c, root)
+			}
 			store, err := openStore(c)
+			if err != nil {
+				return err
+			}
+			look, err := inspectorOf(c, root, store)
 			if err != nil {
 				return err
 			}
 			all := []any{} // [] rather than null
 			var failed error
 			for _, ref := range c.Args().Slice() {
-				details, err := inspectContainer(root, ref)
-				if errors.Is(err, runner.ErrNotFound) {
-					details, err = inspectImage(store, ref)
-				}
+				details, err := look(ref)
 				if err != nil {
 					failed = errors.Join(failed, err)
 					continue
@@ -80,7 +89,49 @@ func printDetails(w io.Writer, format string, all []any) error {
 	return usageError("unknown format %q; known are array, json and Go templates", format)
 }
 
-func inspectContainer(root, ref string) (any, error) {
+// inspectorOf returns what looks for things of the kind that --type says, or for all kinds in turn.
+func inspectorOf(c *cli.Context, root string, store *layerstore.Store) (func(ref string) (any, error), error) {
+	kinds := []struct {
+		name string
+		look func(ref string) (any, error)
+	}{
+		{"container", func(ref string) (any, error) { return inspectContainer(root, ref, c.Bool("size")) }},
+		{"image", func(ref string) (any, error) { return inspectImage(store, ref) }},
+		{"volume", func(ref string) (any, error) { return inspectVolume(root, ref) }},
+		{"network", func(ref string) (any, error) { return inspectNetwork(root, ref) }},
+	}
+	wanted := c.String("type")
+	for _, kind := range kinds {
+		if kind.name == wanted {
+			return kind.look, nil
+		}
+	}
+	if wanted != "" {
+		return nil, usageError("--type %q: want container, image, volume or network", wanted)
+	}
+	return func(ref string) (any, error) {
+		for _, kind := range kinds {
+			details, err := kind.look(ref)
+			// A name that no image can have may be a volume's.
+			if err == nil || !isMissing(err) && (kind.name != "image" || layerstore.CheckName(ref) == nil) {
+				return details, err
+			}
+		}
+		return nil, fmt.Errorf("there is no container, image, volume or network %q", ref)
+	}, nil
+}
+
+// isMissing reports whether an error says that something isn't there, or can't be by its name.
+func isMissing(err error) bool {
+	for _, missing := range []error{runner.ErrNotFound, layerstore.ErrNotFound, volumes.ErrNotFound, network.ErrNotFound} {
+		if errors.Is(err, missing) {
+			return true
+		}
+	}
+	return false
+}
+
+func inspectContainer(root, ref string, sizes bool) (any, error) {
 	container, err := findContainer(root, ref)
 	if err != nil {
 		return nil, err
@@ -89,7 +140,16 @@ func inspectContainer(root, ref string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return detailsOf(root, container, status), nil
+	details := detailsOf(root, container, status)
+	if sizes {
+		written, image, err := sizesOf(root, container, map[string]int64{})
+		if err != nil {
+			return nil, err
+		}
+		whole := written + image
+		details.SizeRw, details.SizeRootFs = &written, &whole
+	}
+	return details, nil
 }
 
 // containerDetails is a container in the shape of Docker's "inspect" (Engine API 1.47, ContainerInspect), as far as it has
@@ -140,6 +200,8 @@ type containerDetails struct {
 		Healthcheck *runner.HealthCheck `json:",omitempty"`
 	}
 	NetworkSettings networkSettings
+	SizeRw          *int64 `json:",omitempty"` // bytes that it wrote, with --size
+	SizeRootFs      *int64 `json:",omitempty"` // with those of its image
 }
 
 func detailsOf(root string, container *runner.Container, status *runner.Status) containerDetails {
@@ -212,61 +274,4 @@ func labelsOf(container *runner.Container) map[string]string {
 	maps.Copy(labels, container.Spec.Annotations)
 	maps.DeleteFunc(labels, func(name, _ string) bool { return ownAnnotation(name) })
 	return labels
-}
-
-// containerFilter reports whether a container is wanted.
-type containerFilter func(*runner.Container, *runner.Status) bool
-
-// parseFilters reads the values of --filter. As in Docker, several for one name mean any of them, except for labels, and
-// all names must agree.
-func parseFilters(values []string) (containerFilter, error) {
-	byName := map[string][]string{}
-	for _, value := range values {
-		name, want, found := strings.Cut(value, "=")
-		if !found || !slices.Contains([]string{"id", "name", "label", "status", "exited", "ancestor", "health", "volume"}, name) {
-			return nil, usageError("--filter %q: want id, name, label, status, exited, ancestor, health or volume, with =VALUE", value)
-		}
-		byName[name] = append(byName[name], want)
-	}
-	return func(container *runner.Container, status *runner.Status) bool {
-		for name, wanted := range byName {
-			matches := func(want string) bool { return matchesFilter(container, status, name, want) }
-			if name == "label" {
-				if slices.ContainsFunc(wanted, func(want string) bool { return !matches(want) }) {
-					return false
-				}
-			} else if !slices.ContainsFunc(wanted, matches) {
-				return false
-			}
-		}
-		return true
-	}, nil
-}
-
-func matchesFilter(container *runner.Container, status *runner.Status, name, want string) bool {
-	switch name {
-	case "id":
-		return strings.HasPrefix(container.ID, want)
-	case "name":
-		return strings.Contains(container.Name, want)
-	case "label":
-		key, value, exact := strings.Cut(want, "=")
-		have, ok := labelsOf(container)[key]
-		return ok && (!exact || have == value)
-	case "status":
-		return stateOf(status) == want
-	case "health":
-		if status.Health == nil {
-			return want == "none"
-		}
-		return status.Health.Status == want
-	case "volume":
-		return slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Source == want || v.Target == want })
-	case "exited":
-		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
-	case "ancestor":
-		id := container.Spec.Annotations[annotationImageID]
-		return container.Image() == want || container.Image() == want+":latest" || len(want) >= 12 && strings.HasPrefix(strings.TrimPrefix(id, "sha256:"), want) || id == want
-	}
-	return false
 }

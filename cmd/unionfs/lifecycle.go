@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"unionfs/runner"
 )
@@ -18,7 +19,8 @@ import (
 func lifecycleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
-		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped; in the background only", Value: "no"},
+		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped", Value: "no"},
+		&cli.StringFlag{Name: "log-driver", Usage: "`DRIVER`: k8s-file, or json-file and local, which are the same here", Hidden: true},
 		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
 	}
 }
@@ -42,6 +44,11 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 		}
 		annotations[runner.AnnotationRestart] = policy.String()
 	}
+	switch driver := c.String("log-driver"); driver {
+	case "", "json-file", "local", "k8s-file":
+	default:
+		return nil, usageError("--log-driver %q is not supported: what a container writes in the background is kept in a file, see unionfs logs", driver)
+	}
 	for _, option := range c.StringSlice("log-opt") {
 		name, value, _ := strings.Cut(option, "=")
 		switch name {
@@ -64,8 +71,26 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 }
 
 // supervisorArguments start the supervisor of a container.
-func supervisorArguments(root string, container *runner.Container) []string {
-	return []string{"--root", root, superviseName, container.ID}
+func supervisorArguments(root, id string) []string {
+	return []string{"--root", root, superviseName, id}
+}
+
+// startAhead starts the supervisor of a container that is about to be made and to run in front, unless it has to wait for
+// what others do first.
+func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
+	mode := defaultNetwork(l.image)
+	if names := c.StringSlice("network"); len(names) > 0 {
+		mode = names[0]
+	}
+	joins := joinsOther(mode)
+	for _, flag := range []string{"ipc", "uts", "cgroupns"} {
+		joins = joins || runner.NeedsUserNamespace() && strings.HasPrefix(c.String(flag), "container:")
+	}
+	root, err := stateRoot(c)
+	if l.background || err != nil || joins {
+		return nil
+	}
+	return runner.StartAhead(runner.RunOptions{Supervisor: supervisorArguments(root, id), Interactive: l.interactive}, l.terminal)
 }
 
 // startInBackground starts a container, and returns the exit code of the command that did not start as an error.
@@ -75,7 +100,7 @@ func startInBackground(c *cli.Context, root string, container *runner.Container)
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container), Join: join})
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container.ID), Join: join})
 	if err != nil {
 		return &exitError{code, err}
 	}
@@ -123,7 +148,7 @@ Example:
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
 			}
-			_, container, err := createContainer(c, launchOf(c))
+			_, container, err := createContainer(c, launchOf(c), runner.NewID())
 			if err != nil {
 				return asRunFailure(err)
 			}
@@ -174,7 +199,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return runInFront(c, root, container, c.Bool("interactive"))
+			return runInFront(c, root, container, nil, c.Bool("interactive"))
 		},
 	}
 }
@@ -209,19 +234,22 @@ func startAll(c *cli.Context) error {
 }
 
 // runInFront runs a container as this process's child, and returns its exit code as an error.
-func runInFront(c *cli.Context, root string, container *runner.Container, interactive bool) error {
+func runInFront(c *cli.Context, root string, container *runner.Container, ahead *runner.Supervisor, interactive bool) error {
 	keys, err := runner.ParseDetachKeys(c.String("detach-keys"))
 	if err != nil {
+		ahead.Abandon()
 		return usageError("--detach-keys: %w", err)
 	}
 	join, release, err := joinOf(root, container)
 	if err != nil {
+		ahead.Abandon()
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
 	code, err := container.Run(c.Context, runner.RunOptions{
+		Ahead:       ahead,
 		Join:        join,
-		Supervisor:  supervisorArguments(root, container),
+		Supervisor:  supervisorArguments(root, container.ID),
 		Interactive: interactive,
 		DetachKeys:  keys,
 	})
@@ -236,7 +264,32 @@ func runInFront(c *cli.Context, root string, container *runner.Container, intera
 }
 
 func timeoutFlag() cli.Flag {
-	return &cli.IntFlag{Name: "time", Aliases: []string{"t"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}
+	return &cli.IntFlag{Name: "time", Aliases: []string{"t", "timeout"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}
+}
+
+func stopSignalFlag() cli.Flag {
+	return &cli.StringFlag{Name: "signal", Aliases: []string{"s"}, Usage: "ask it to end by `SIGNAL`", DefaultText: "the container's stop signal"}
+}
+
+// stopSignalOf is the signal that asks a container to end.
+func stopSignalOf(c *cli.Context, container *runner.Container) (unix.Signal, error) {
+	if !c.IsSet("signal") {
+		return container.StopSignal(), nil
+	}
+	signal, err := runner.ParseSignal(c.String("signal"))
+	if err != nil {
+		return 0, usageError("--signal: %w", err)
+	}
+	return signal, nil
+}
+
+// stopContainer stops a container as the flags of stop and restart say.
+func stopContainer(c *cli.Context, container *runner.Container) error {
+	signal, err := stopSignalOf(c, container)
+	if err != nil {
+		return err
+	}
+	return container.Stop(c.Context, signal, graceOf(c, container))
 }
 
 // graceOf is how long a container has to end.
@@ -257,10 +310,10 @@ has not ended after a while, and waits for its end.
 
 Example:
    unionfs stop -t 30 web`,
-		Flags: []cli.Flag{timeoutFlag()},
+		Flags: []cli.Flag{timeoutFlag(), stopSignalFlag()},
 		Action: func(c *cli.Context) error {
 			return eachContainer(c, func(_ string, container *runner.Container) error {
-				return container.Stop(c.Context, graceOf(c, container))
+				return stopContainer(c, container)
 			})
 		},
 	}
@@ -275,16 +328,20 @@ func restartCommand() *cli.Command {
 
 Example:
    unionfs restart web`,
-		Flags: []cli.Flag{timeoutFlag()},
+		Flags: []cli.Flag{timeoutFlag(), stopSignalFlag()},
 		Action: func(c *cli.Context) error {
 			return eachContainer(c, func(root string, container *runner.Container) error {
 				if container.AutoRemove() {
 					return fmt.Errorf("container %s is removed when it ends (--rm), so it can't be restarted", container.Name)
 				}
-				if err := container.Stop(c.Context, graceOf(c, container)); err != nil {
+				if err := stopContainer(c, container); err != nil {
 					return err
 				}
-				return startInBackground(c, root, container)
+				if err := startInBackground(c, root, container); err != nil {
+					return err
+				}
+				container.Note("restart")
+				return nil
 			})
 		},
 	}

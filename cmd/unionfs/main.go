@@ -30,8 +30,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // runApp is run without the names that stand for other programs.
 func runApp(args []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
-	err := app.Run(cmdline.Arrange(app, args, runsCommand))
+	app := appFor(args, stdout, stderr)
+	err := app.Run(cmdline.Arrange(app, args, endsFlags))
 	if err == nil {
 		return 0
 	}

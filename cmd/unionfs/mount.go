@@ -27,11 +27,15 @@ func mountCommand() *cli.Command {
 --upper every change is written there, in the format of the kernel's overlayfs; without it the mount is read only. The
 lower directories are never written to. They must not be changed by others while they are mounted.
 
+With -o writeback=0 the kernel doesn't collect small writes: many of them take longer, what opens files again and again and looks
+at their attributes (compilers, interpreters, tar) is faster, and a full disk is reported by write(2) itself.
+
 The server runs in the background, and the command returns when the mount answers. "unionfs umount TARGET" ends both.
 
 Examples:
    unionfs mount --lower patched --lower original /mnt
    unionfs mount --lower /usr --upper changes /mnt && touch /mnt/new && ls changes
+   unionfs mount -o writeback=0 --lower src --upper build /mnt && make -C /mnt
    unionfs mount alpine /mnt`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "lower", Aliases: []string{"l"}, Usage: "a read-only branch `DIR`; may be given many times, the top one first"},
@@ -112,7 +116,7 @@ func pointers(s []string) []*string {
 }
 
 var mountOptionNames = []string{
-	"ro", "rw", "allow_other", "atime", "noatime", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "fsname=NAME", "noacl", "debug",
+	"ro", "rw", "allow_other", "atime", "noatime", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "fsname=NAME", "noacl", "writeback=0|1", "debug",
 }
 
 // parseMountOptions reads options as mount(8) writes them. The last of two that contradict each other wins, as there.
@@ -141,6 +145,11 @@ func parseMountOptions(values []string, o *fs.Options) error {
 				o.Debug = true
 			case "fsname":
 				o.FsName = argument
+			case "writeback":
+				if argument != "0" && argument != "1" {
+					return usageError("mount: %s: want writeback=0 or writeback=1", option)
+				}
+				o.NoWriteback = argument == "0"
 			default:
 				return usageError("mount: unknown option %q; known are %s", option, strings.Join(mountOptionNames, ", "))
 			}

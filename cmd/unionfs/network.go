@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"unionfs/internal/cmdline"
 	"unionfs/network"
 	"unionfs/runner"
 )
@@ -43,11 +43,13 @@ goes with the last.
 
 Examples:
    unionfs network create backend
-   unionfs network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 --internal --label job=x closed`,
+   unionfs network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 --internal --label job=x closed
+   unionfs network create --ipv6 --subnet fd00:1234::/64 both`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "driver", Aliases: []string{"d"}, Usage: "`DRIVER`: bridge", Value: "bridge"},
-			&cli.StringFlag{Name: "subnet", Usage: "use the addresses of `PREFIX`, such as 10.5.0.0/24", DefaultText: "one that is free"},
-			&cli.StringFlag{Name: "gateway", Usage: "give the machine itself `ADDRESS`", DefaultText: "the first of the subnet"},
+			&cli.BoolFlag{Name: "ipv6", Usage: "have addresses of IPv6 beside those of IPv4"},
+			&cli.StringSliceFlag{Name: "subnet", Usage: "use the addresses of `PREFIX`, such as 10.5.0.0/24; one of IPv6 may be given too", DefaultText: "one that is free"},
+			&cli.StringSliceFlag{Name: "gateway", Usage: "give the machine itself `ADDRESS`; one of IPv6 may be given too", DefaultText: "the first of the subnet"},
 			&cli.StringFlag{Name: "ip-range", Usage: "give containers only addresses of `PREFIX`"},
 			&cli.BoolFlag{Name: "internal", Usage: "let nothing out, and nothing in"},
 			&cli.StringSliceFlag{Name: "label", Usage: "give it the label `NAME=VALUE`"},
@@ -86,16 +88,41 @@ func networkConfigOf(c *cli.Context) (network.Config, error) {
 		name, value, _ := strings.Cut(option, "=")
 		config.Options[name] = value
 	}
-	for flag, to := range map[string]*netip.Prefix{"subnet": &config.Subnet, "ip-range": &config.Range} {
-		if value := c.String(flag); value != "" {
-			if *to, err = netip.ParsePrefix(value); err != nil {
-				return config, usageError("--%s: %q is no prefix, such as 10.5.0.0/24", flag, value)
-			}
+	config.IPv6 = c.Bool("ipv6")
+	for _, value := range c.StringSlice("subnet") {
+		prefix, err := netip.ParsePrefix(value)
+		if err != nil {
+			return config, usageError("--subnet: %q is no prefix, such as 10.5.0.0/24", value)
 		}
+		to := &config.Subnet
+		if prefix.Addr().Is6() {
+			to = &config.Subnet6
+		}
+		if to.IsValid() {
+			return config, usageError("--subnet %s: a network has one subnet of IPv4 and one of IPv6", value)
+		}
+		*to = prefix
 	}
-	if value := c.String("gateway"); value != "" {
-		if config.Gateway, err = netip.ParseAddr(value); err != nil {
+	for _, value := range c.StringSlice("gateway") {
+		address, err := netip.ParseAddr(value)
+		if err != nil {
 			return config, usageError("--gateway: %q is no IP address", value)
+		}
+		to := &config.Gateway
+		if address.Is6() {
+			to = &config.Gateway6
+		}
+		if to.IsValid() {
+			return config, usageError("--gateway %s: a network has one gateway of IPv4 and one of IPv6", value)
+		}
+		*to = address
+	}
+	if value := c.String("ip-range"); value != "" {
+		if config.Range, err = netip.ParsePrefix(value); err != nil {
+			return config, usageError("--ip-range: %q is no prefix, such as 10.5.0.0/24", value)
+		}
+		if config.Range.Addr().Is6() {
+			return config, usageError("--ip-range %s: addresses of IPv6 follow from those of IPv4; give a range of that", value)
 		}
 	}
 	return config, nil
@@ -112,7 +139,7 @@ type networkRow struct {
 	Created  time.Time `json:"CreatedAt"`
 }
 
-func (r networkRow) columns() []string { return []string{shortID(r.ID), r.Name, r.Driver, r.Scope} }
+func (r networkRow) columns() []string { return []string{r.ID, r.Name, r.Driver, r.Scope} }
 
 func networkListCommand() *cli.Command {
 	return &cli.Command{
@@ -125,6 +152,7 @@ Example:
    unionfs network ls --filter label=job`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: id, name, driver, label, type (custom or builtin)"},
+			&cli.BoolFlag{Name: "no-trunc", Usage: "print whole IDs"},
 			quietFlag("IDs"),
 			formatFlag(),
 		},
@@ -151,13 +179,16 @@ Example:
 				if err != nil {
 					return err
 				}
+				if wanted && !c.Bool("no-trunc") {
+					config.ID = shortID(config.ID)
+				}
 				if wanted {
 					rows = append(rows, networkRow{config.ID, config.Name, config.Driver, "local", config.Internal, labelText(config.Labels), config.Created})
 				}
 			}
 			if c.Bool("quiet") {
 				for _, r := range rows {
-					fmt.Fprintln(c.App.Writer, shortID(r.ID))
+					fmt.Fprintln(c.App.Writer, r.ID)
 				}
 				return nil
 			}
@@ -206,106 +237,6 @@ func networkMatches(config network.Config, filters []string) (bool, error) {
 	return true, nil
 }
 
-// networkDetails is what "network inspect" prints, with Docker's names.
-type networkDetails struct {
-	Name       string
-	ID         string `json:"Id"`
-	Created    time.Time
-	Scope      string
-	Driver     string
-	EnableIPv4 bool
-	EnableIPv6 bool
-	IPAM       struct {
-		Driver  string
-		Options map[string]string
-		Config  []map[string]string
-	}
-	Internal   bool
-	Attachable bool
-	Ingress    bool
-	Containers map[string]networkContainer
-	Options    map[string]string
-	Labels     map[string]string
-}
-
-type networkContainer struct {
-	Name        string
-	EndpointID  string
-	MacAddress  string
-	IPv4Address string
-	IPv6Address string
-}
-
-func networkDetailsOf(n *network.Network) (networkDetails, error) {
-	d := networkDetails{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true, Internal: n.Internal,
-		Containers: map[string]networkContainer{}, Labels: n.Labels, Options: map[string]string{network.OptionBridgeName: n.Bridge},
-	}
-	for name, value := range n.Options {
-		d.Options[name] = value
-	}
-	addresses := map[string]string{"Subnet": n.Subnet.String(), "Gateway": n.Gateway.String()}
-	if n.Range.IsValid() {
-		addresses["IPRange"] = n.Range.String()
-	}
-	d.IPAM.Driver, d.IPAM.Options, d.IPAM.Config = "default", map[string]string{}, []map[string]string{addresses}
-	endpoints, err := n.Endpoints()
-	for _, e := range endpoints {
-		d.Containers[e.Container] = networkContainer{
-			Name: e.Name, EndpointID: e.ID, MacAddress: e.MAC, IPv4Address: netip.PrefixFrom(e.Address, n.Subnet.Bits()).String(),
-		}
-	}
-	return d, err
-}
-
-func networkInspectCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "inspect",
-		Usage:     "print all about networks, as JSON",
-		ArgsUsage: "NETWORK...",
-		Description: `Prints the configuration of networks, and the running containers on them, with Docker's names.
-
-Example:
-   unionfs network inspect backend`,
-		Action: func(c *cli.Context) error {
-			var all []networkDetails
-			err := eachNetwork(c, func(n *network.Network) error {
-				d, err := networkDetailsOf(n)
-				all = append(all, d)
-				return err
-			})
-			if len(all) > 0 {
-				encoder := json.NewEncoder(c.App.Writer)
-				encoder.SetEscapeHTML(false)
-				encoder.SetIndent("", "    ")
-				err = errors.Join(err, encoder.Encode(all))
-			}
-			return err
-		},
-	}
-}
-
-// eachNetwork calls do with every network that the command line names.
-func eachNetwork(c *cli.Context, do func(*network.Network) error) error {
-	if err := arguments(c, 1, -1, "NETWORK..."); err != nil {
-		return err
-	}
-	root, err := stateRoot(c)
-	if err != nil {
-		return err
-	}
-	store := network.OpenStore(root)
-	var failed []error
-	for _, ref := range c.Args().Slice() {
-		n, err := findNetwork(store, ref)
-		if err == nil {
-			err = do(n)
-		}
-		failed = append(failed, err)
-	}
-	return errors.Join(failed...)
-}
-
 func findNetwork(store *network.Store, ref string) (*network.Network, error) {
 	if network.IsMode(ref) && ref != "default" {
 		return nil, fmt.Errorf("%q is no network that is kept anywhere, and has no more to it than its name", ref)
@@ -313,7 +244,22 @@ func findNetwork(store *network.Store, ref string) (*network.Network, error) {
 	if ref == "default" {
 		ref = network.DefaultName
 	}
-	return store.Get(ref)
+	n, err := store.Get(ref)
+	return n, explainNoNetwork(store, ref, err)
+}
+
+// explainNoNetwork says how to find the network that there is not, and which one may have been meant.
+func explainNoNetwork(store *network.Store, ref string, err error) error {
+	if !errors.Is(err, network.ErrNotFound) {
+		return err
+	}
+	var names []string
+	if all, err := store.List(); err == nil {
+		for _, n := range all {
+			names = append(names, n.Name)
+		}
+	}
+	return fmt.Errorf("%w; \"unionfs network create\" makes one, and \"unionfs network ls\" lists those that there are%s", err, cmdline.HintAmong(ref, names))
 }
 
 func networkRemoveCommand() *cli.Command {
@@ -367,6 +313,7 @@ Example:
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "alias", Usage: "have it found by `NAME` too"},
 			&cli.StringFlag{Name: "ip", Usage: "give it `ADDRESS`"},
+			&cli.StringFlag{Name: "ip6", Usage: "give it `ADDRESS` of IPv6"},
 		},
 		Action: func(c *cli.Context) error {
 			return changeNetworks(c, func(store *network.Store, n *network.Network, plan *network.Plan) error {
@@ -374,12 +321,8 @@ Example:
 					return errors.New("it is connected already")
 				}
 				m := network.Membership{Network: n.Name, Aliases: c.StringSlice("alias")}
-				if value := c.String("ip"); value != "" {
-					address, err := netip.ParseAddr(value)
-					if err != nil {
-						return usageError("--ip: %q is no IP address", value)
-					}
-					m.Address = address
+				if err := readAddresses(c, &m); err != nil {
+					return err
 				}
 				m, err := store.Check(m)
 				plan.Networks = append(plan.Networks, m)

@@ -27,6 +27,7 @@ func networkFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "expose", Usage: "expose `PORT[/udp]` of the container, for --publish-all"},
 		&cli.StringSliceFlag{Name: "network-alias", Usage: "have it found by `NAME` too, on its network"},
 		&cli.StringFlag{Name: "ip", Usage: "give it `ADDRESS` on its network"},
+		&cli.StringFlag{Name: "ip6", Usage: "give it `ADDRESS` of IPv6 on its network"},
 		&cli.StringFlag{Name: "mac-address", Usage: "give its interface the hardware `ADDRESS`"},
 		&cli.StringSliceFlag{Name: "dns", Usage: "ask the name server `ADDRESS`", DefaultText: "the machine's"},
 		&cli.StringSliceFlag{Name: "dns-search", Usage: "look for names within `DOMAIN`"},
@@ -81,15 +82,13 @@ func networkOf(c *cli.Context, root, image string, config imagespec.ImageConfig,
 		}
 		if i == 0 {
 			m.MAC = c.String("mac-address")
-			if value := c.String("ip"); value != "" {
-				if m.Address, err = netip.ParseAddr(value); err != nil {
-					return r, usageError("--ip: %q is no IP address", value)
-				}
+			if err := readAddresses(c, &m); err != nil {
+				return r, err
 			}
 			m.Aliases = c.StringSlice("network-alias")
 		}
 		if m, err = store.Check(m); err != nil {
-			return r, fmt.Errorf("--network %s: %w", name, err)
+			return r, fmt.Errorf("--network %s: %w", name, explainNoNetwork(store, name, err))
 		}
 		if slices.ContainsFunc(plan.Networks, func(o network.Membership) bool { return o.ID == m.ID }) {
 			return r, usageError("--network %s is given twice", name)
@@ -99,8 +98,31 @@ func networkOf(c *cli.Context, root, image string, config imagespec.ImageConfig,
 	r.mode, r.plan = plan.Networks[0].Network, plan
 	if os.Geteuid() == 0 && network.ForwardingOff() {
 		fmt.Fprintln(c.App.ErrWriter, "unionfs: this machine forwards no packets, so the container reaches nothing beyond it; \"sysctl net.ipv4.ip_forward=1\" changes that")
+	} else if os.Geteuid() == 0 && store.ForwardingOff6(plan) {
+		fmt.Fprintln(c.App.ErrWriter, "unionfs: this machine forwards no packets of IPv6, so the container reaches nothing beyond it by that; \"sysctl net.ipv6.conf.all.forwarding=1\" changes that")
 	}
 	return r, nil
+}
+
+// readAddresses reads --ip and --ip6.
+func readAddresses(c *cli.Context, m *network.Membership) error {
+	for flag, to := range map[string]*netip.Addr{"ip": &m.Address, "ip6": &m.Address6} {
+		value := c.String(flag)
+		if value == "" {
+			continue
+		}
+		address, err := netip.ParseAddr(value)
+		switch {
+		case err != nil:
+			return usageError("--%s: %q is no IP address", flag, value)
+		case flag == "ip" && !address.Is4():
+			return usageError("--ip: %s is not of IPv4; see --ip6", value)
+		case flag == "ip6" && !address.Is6():
+			return usageError("--ip6: %s is not of IPv6; see --ip", value)
+		}
+		*to = address
+	}
+	return nil
 }
 
 // defaultNetwork is that of a container for which none is named.
@@ -116,7 +138,7 @@ func defaultNetwork(image string) string {
 
 // readMode is for containers that are on no network of ours.
 func (r *networkRequest) readMode(c *cli.Context, root string, request processRequest) error {
-	for _, flag := range []string{"ip", "mac-address", "network-alias", "dns", "dns-search", "dns-option"} {
+	for _, flag := range []string{"ip", "ip6", "mac-address", "network-alias", "dns", "dns-search", "dns-option"} {
 		if c.IsSet(flag) {
 			return usageError("--%s needs a network that the container is connected to; with --network %s there is none", flag, r.mode)
 		}

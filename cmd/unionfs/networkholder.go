@@ -151,3 +151,8 @@ func sameNamespace(a, b string) bool {
 	y, err2 := os.Stat(b)
 	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
+
+// joinsOther reports whether the supervisor of a container with this network enters namespaces that others have made for that.
+func joinsOther(mode string) bool {
+	return runner.NeedsUserNamespace() && (!network.IsMode(mode) || strings.HasPrefix(mode, "container:"))
+}

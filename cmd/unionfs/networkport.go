@@ -107,9 +107,10 @@ func portText(ports []network.Port) string {
 
 // networkSettings is a part of what "inspect" prints of a container, with Docker's names.
 type networkSettings struct {
-	Ports     map[string][]portBinding
-	IPAddress string
-	Networks  map[string]networkConnection
+	Ports             map[string][]portBinding
+	IPAddress         string
+	GlobalIPv6Address string
+	Networks          map[string]networkConnection
 }
 
 type portBinding struct {
@@ -118,13 +119,16 @@ type portBinding struct {
 }
 
 type networkConnection struct {
-	Aliases     []string
-	NetworkID   string
-	EndpointID  string
-	Gateway     string
-	IPAddress   string
-	IPPrefixLen int
-	MacAddress  string
+	Aliases             []string
+	NetworkID           string
+	EndpointID          string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	IPv6Gateway         string
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	MacAddress          string
 }
 
 func networkSettingsOf(root string, container *runner.Container) networkSettings {
@@ -145,12 +149,16 @@ func networkSettingsOf(root string, container *runner.Container) networkSettings
 	}
 	for _, each := range connectionsOf(root, container) {
 		n, e := each.network, each.endpoint
-		s.Networks[n.Name] = networkConnection{
+		c := networkConnection{
 			Aliases: e.Aliases, NetworkID: n.ID, EndpointID: e.ID, Gateway: n.Gateway.String(), IPAddress: e.Address.String(),
 			IPPrefixLen: n.Subnet.Bits(), MacAddress: e.MAC,
 		}
+		if n.IPv6 {
+			c.IPv6Gateway, c.GlobalIPv6Address, c.GlobalIPv6PrefixLen = n.Gateway6.String(), e.Address6.String(), n.Subnet6.Bits()
+		}
+		s.Networks[n.Name] = c
 		if s.IPAddress == "" {
-			s.IPAddress = e.Address.String()
+			s.IPAddress, s.GlobalIPv6Address = c.IPAddress, c.GlobalIPv6Address
 		}
 		for _, p := range e.Ports {
 			host, _ := netip.ParseAddrPort(p.Host())

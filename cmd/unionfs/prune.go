@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -32,17 +33,17 @@ Example:
    unionfs container prune --filter label=job -f`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "don't ask"},
-			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: id, name, label, status, exited, ancestor, health, volume"},
+			&cli.StringSliceFlag{Name: "filter", Usage: "remove only those with `NAME=VALUE`: " + strings.Join(containerFilters, ", ")},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 0, 0, "no arguments"); err != nil {
 				return err
 			}
-			wanted, err := parseFilters(c.StringSlice("filter"))
+			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
-			root, err := stateRoot(c)
+			wanted, err := parseFilters(root, c.StringSlice("filter"))
 			if err != nil {
 				return err
 			}

@@ -27,9 +27,13 @@ func containerFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "env-file", Usage: "set the variables in `FILE`, one a line"},
 		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER[:GROUP]`, names or numbers"},
-		&cli.StringFlag{Name: "hostname", Usage: "set the host name to `NAME`"},
+		&cli.StringFlag{Name: "hostname", Aliases: []string{"h"}, Usage: "set the host name to `NAME`"},
+		&cli.StringFlag{Name: "domainname", Usage: "set the NIS domain name to `NAME`"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root read only"},
 		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "give the container the label `NAME=VALUE`"},
+		&cli.StringSliceFlag{Name: "label-file", Usage: "give it the labels in `FILE`, one a line"},
+		&cli.StringSliceFlag{Name: "annotation", Usage: "set the annotation `NAME=VALUE` in the container's OCI configuration"},
+		&cli.StringFlag{Name: "cidfile", Usage: "write the container's ID to `FILE`, which must not be there"},
 	}, slices.Concat(networkFlags(), isolationFlags(), limitFlags())...)
 }
 
@@ -61,7 +65,7 @@ Examples:
 
 // imageRunFlags are those that run and create share.
 func imageRunFlags() []cli.Flag {
-	return slices.Concat(containerFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
+	return slices.Concat(containerFlags(), imageToRunFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
 		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
@@ -142,6 +146,7 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 		args:     l.args,
 		workdir:  c.String("workdir"),
 		hostname: c.String("hostname"),
+		domain:   c.String("domainname"),
 		readOnly: c.Bool("read-only"),
 		terminal: l.terminal,
 	}
@@ -167,7 +172,7 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	if r.resources, err = resourcesOf(c); err != nil {
 		return r, err
 	}
-	if r.labels, err = parseLabels(c.StringSlice("label")); err != nil {
+	if r.labels, err = containerLabels(c); err != nil {
 		return r, err
 	}
 	kinds := []struct {
@@ -190,8 +195,8 @@ func processRequestOf(c *cli.Context, l launch, directory string) (processReques
 	return r, nil
 }
 
-// createContainer makes a container, and returns the state's root too.
-func createContainer(c *cli.Context, l launch) (string, *runner.Container, error) {
+// createContainer makes the container with a new ID, and returns the state's root too.
+func createContainer(c *cli.Context, l launch, id string) (string, *runner.Container, error) {
 	directory, err := os.Getwd()
 	if err != nil {
 		return "", nil, fmt.Errorf("finding the working directory: %w", err)
@@ -204,7 +209,14 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	if err != nil {
 		return "", nil, err
 	}
+	if err := getImageToRun(c, root, l.image); err != nil {
+		return "", nil, err
+	}
 	config, imageID, err := imageConfig(root, l.image, directory)
+	if err != nil {
+		return "", nil, err
+	}
+	writeID, err := openIDFile(c.String("cidfile"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -215,7 +227,6 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	if err != nil {
 		return "", nil, err
 	}
-	id := runner.NewID()
 	request.volumes, err = completeVolumes(root, state.ContainerDir(id), request.volumes, c.StringSlice("volumes-from"), config.Volumes)
 	if err != nil {
 		return "", nil, err
@@ -223,6 +234,7 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 	claim := volumes.OpenStore(root).Claim()
 	created := false
 	defer func() {
+		writeID(id, created)
 		if created {
 			claim.Release()
 		} else {
@@ -278,8 +290,11 @@ func createContainer(c *cli.Context, l launch) (string, *runner.Container, error
 }
 
 func runContainer(c *cli.Context, l launch) error {
-	root, container, err := createContainer(c, l)
+	id := runner.NewID()
+	ahead := startAhead(c, l, id)
+	root, container, err := createContainer(c, l, id)
 	if err != nil {
+		ahead.Abandon()
 		return err
 	}
 	if l.background {
@@ -290,7 +305,7 @@ func runContainer(c *cli.Context, l launch) error {
 		fmt.Fprintln(c.App.Writer, container.ID)
 		return nil
 	}
-	err = runInFront(c, root, container, l.interactive)
+	err = runInFront(c, root, container, ahead, l.interactive)
 	if isOurFailure(err) {
 		removeUnstarted(root, container)
 	}

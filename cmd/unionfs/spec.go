@@ -25,6 +25,7 @@ type processRequest struct {
 	labels     map[string]string
 	workdir    string
 	hostname   string
+	domain     string // NIS
 	readOnly   bool
 	terminal   bool
 	network    networkRequest
@@ -70,7 +71,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, claim *volumes.Clai
 		}
 	}
 
-	spec.Hostname = r.hostname
+	spec.Hostname, spec.Domainname = r.hostname, r.domain
 	spec.Root.Readonly = r.readOnly
 	spec.Annotations = map[string]string{}
 	maps.Copy(spec.Annotations, config.Labels)
@@ -129,11 +130,20 @@ func resolveEnv(values []string) ([]string, error) {
 	return env, nil
 }
 
-// readEnvFile reads a file of K=V and K lines; empty ones and those that start with # are passed over.
+// readEnvFile reads a file of K=V and K lines.
 func readEnvFile(name string) ([]string, error) {
+	values, err := linesOf("--env-file", name)
+	if err != nil {
+		return nil, err
+	}
+	return resolveEnv(values)
+}
+
+// linesOf reads a file that a flag names: empty lines, and those that start with #, are passed over.
+func linesOf(flag, name string) ([]string, error) {
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	defer file.Close()
 	var values []string
@@ -144,20 +154,7 @@ func readEnvFile(name string) ([]string, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("--env-file %s: %w", name, err)
+		return nil, fmt.Errorf("%s %s: %w", flag, name, err)
 	}
-	return resolveEnv(values)
-}
-
-// parseLabels reads the values of -l: K=V, or K for an empty value.
-func parseLabels(values []string) (map[string]string, error) {
-	labels := map[string]string{}
-	for _, value := range values {
-		name, content, _ := strings.Cut(value, "=")
-		if name == "" {
-			return nil, usageError("-l %q: the label has no name; want NAME=VALUE", value)
-		}
-		labels[name] = content
-	}
-	return labels, nil
+	return values, nil
 }

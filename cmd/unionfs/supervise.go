@@ -11,6 +11,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/fs"
+	"unionfs/internal/cmdline"
 	"unionfs/runner"
 )
 
@@ -27,6 +28,9 @@ func superviseCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
+			}
+			if !runner.AwaitContainer() {
+				return &exitError{code: exitRunFailed}
 			}
 			root, container, err := namedContainer(c)
 			if err != nil {
@@ -206,5 +210,20 @@ func findContainer(root, ref string) (*runner.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	return state.Get(ref)
+	container, err := state.Get(ref)
+	return container, explainMissing(state, ref, err)
+}
+
+// explainMissing says how to find the container that there is not, and which one may have been meant.
+func explainMissing(state *runner.State, ref string, err error) error {
+	if !errors.Is(err, runner.ErrNotFound) {
+		return err
+	}
+	var names []string
+	if all, err := state.List(); err == nil {
+		for _, container := range all {
+			names = append(names, container.Name)
+		}
+	}
+	return fmt.Errorf("%w; \"unionfs ps -a\" lists those that there are%s", err, cmdline.HintAmong(ref, names))
 }

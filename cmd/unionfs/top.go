@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,19 +20,24 @@ func topCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "top",
 		Usage:     "list the processes of a container",
-		ArgsUsage: "CONTAINER",
+		UsageText: "unionfs top [options] CONTAINER [PS-OPTION...]",
 		Description: `Lists the processes of a running container, with their numbers and users on the host. The first is the container's init.
+With options of ps(1), this machine's ps lists them.
 
-Example:
-   unionfs top web`,
+Examples:
+   unionfs top web
+   unionfs top web -o pid,rss,args`,
 		Flags: []cli.Flag{formatFlag()},
 		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, 1, "CONTAINER"); err != nil {
+			if err := arguments(c, 1, -1, "CONTAINER [PS-OPTION...]"); err != nil {
 				return err
 			}
 			_, container, err := namedContainer(c)
 			if err != nil {
 				return err
+			}
+			if c.NArg() > 1 {
+				return topByPs(c, container, c.Args().Tail())
 			}
 			processes, err := container.Processes()
 			if err != nil {
@@ -42,6 +50,42 @@ Example:
 			return printRows(c, []string{"UID", "PID", "PPID", "STAT", "STIME", "TTY", "TIME", "CMD"}, rows)
 		},
 	}
+}
+
+// topByPs has the machine's ps list all processes, and prints the lines of the container's, as Docker does: they are found by the
+// column PID.
+func topByPs(c *cli.Context, container *runner.Container, options []string) error {
+	processes, err := container.Processes()
+	if err != nil {
+		return err
+	}
+	ps := exec.CommandContext(c.Context, "ps", options...)
+	var said strings.Builder
+	ps.Stderr = &said
+	listed, err := ps.Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return errors.New("top: options of ps need the program ps, which this machine doesn't have (package procps)")
+	}
+	if err != nil {
+		return fmt.Errorf("top: ps %s: %w: %s", strings.Join(options, " "), err, strings.TrimSpace(said.String()))
+	}
+	lines := strings.Split(strings.TrimRight(string(listed), "\n"), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "PID")
+	if column < 0 {
+		return fmt.Errorf("top: ps %s: there is no column PID, by which the container's processes are found", strings.Join(options, " "))
+	}
+	fmt.Fprintln(c.App.Writer, lines[0])
+	for _, line := range lines[1:] {
+		fields := strings.Fields(line)
+		if column >= len(fields) {
+			continue
+		}
+		pid, err := strconv.Atoi(fields[column])
+		if err == nil && slices.ContainsFunc(processes, func(p runner.Process) bool { return p.PID == pid }) {
+			fmt.Fprintln(c.App.Writer, printable(line))
+		}
+	}
+	return nil
 }
 
 // processRow is a line of "top", with the columns of ps -f.

@@ -227,14 +227,14 @@ Examples:
 			if err := arguments(c, 1, -1, "VOLUME..."); err != nil {
 				return err
 			}
-			_, store, err := openVolumes(c)
+			root, err := stateRoot(c)
 			if err != nil {
 				return err
 			}
 			all := []any{}
 			var failed error
 			for _, name := range c.Args().Slice() {
-				info, err := store.Get(name)
+				info, err := inspectVolume(root, name)
 				if err != nil {
 					failed = errors.Join(failed, err)
 					continue
@@ -245,6 +245,8 @@ Examples:
 		},
 	}
 }
+
+func inspectVolume(root, name string) (any, error) { return volumes.OpenStore(root).Get(name) }
 
 func volumeRmCommand() *cli.Command {
 	return &cli.Command{

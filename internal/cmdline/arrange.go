@@ -11,9 +11,13 @@ import (
 
 // Arrange prepares a command line for the library, which wants flags before arguments and one name for each flag. Where
 // endsAtFirst says so, as for verbs that take a command with flags of its own, the first argument ends ours. A verb that reads
-// its flags itself gets them as they are.
+// its flags itself gets them as they are. -h is --help where it isn't another flag's short name: the library knows that by its
+// long name alone (SetUp).
 func Arrange(app *cli.App, args []string, endsAtFirst func(verb string) bool) []string {
 	at, command := findCommand(app, args)
+	if command == nil && len(args) > 1 && args[1] == "-h" {
+		return slices.Concat(args[:1], []string{"--help"}, args[2:])
+	}
 	if command == nil || command.SkipFlagParsing {
 		return args
 	}
@@ -93,6 +97,9 @@ func spell(flags []cli.Flag, arg string) (spelled string, takesNext bool) {
 		}
 		_, isBool := flag.(*cli.BoolFlag)
 		return spelled, !isBool
+	}
+	if arg == "-h" {
+		return "--help", false
 	}
 	return arg, false
 }

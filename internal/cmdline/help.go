@@ -2,6 +2,7 @@ package cmdline
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -54,32 +55,80 @@ func HintBelow(commands []*cli.Command, typed string) string {
 	for _, command := range commands {
 		names = append(names, command.Name)
 	}
-	return hintOf(typed, names)
+	return HintAmong(typed, names)
 }
 
-// FlagHint names the flag that is closest to one that an error of the library's says it doesn't know.
-func FlagHint(c *cli.Context, err error) string {
-	_, typed, unknown := strings.Cut(err.Error(), "flag provided but not defined: -")
-	if !unknown {
-		return ""
+// SetUp has the library describe flags as we do. That -h asks for help is Arrange's business.
+func SetUp() {
+	cli.FlagStringer = DescribeFlag
+	cli.HelpFlag = &cli.BoolFlag{Name: "help", Usage: "show help", DisableDefaultText: true}
+}
+
+// FlagError says in our words what the library's error about a flag says, where help is ("unionfs run --help"), and which flag may
+// have been meant. instead, which may be nil, is asked first about a flag that there is not: for what to do without it, or "".
+func FlagError(c *cli.Context, err error, help string, instead func(name string) string) error {
+	text := err.Error()
+	if _, typed, unknown := strings.Cut(text, "flag provided but not defined: -"); unknown {
+		typed = strings.TrimLeft(typed, "-")
+		if instead != nil {
+			if way := instead(typed); way != "" {
+				return fmt.Errorf("%s is not supported: %s", dashed(typed), way)
+			}
+		}
+		return fmt.Errorf("there is no flag %s; see %s%s", dashed(typed), help, flagHint(c, typed))
 	}
-	flags := c.App.Flags
+	if _, name, lacks := strings.Cut(text, "flag needs an argument: -"); lacks {
+		return fmt.Errorf("%s needs a value after it; see %s", dashed(strings.TrimLeft(name, "-")), help)
+	}
+	// The library's words (flag.go, parseOne).
+	invalidValue := regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-([^:]+): `)
+	if found := invalidValue.FindStringSubmatch(text); found != nil {
+		want := "a value of another kind"
+		if kind := flagOf(flagsOf(c), found[2]); kind != nil {
+			switch kind.(type) {
+			case *cli.IntFlag:
+				want = "a whole number"
+			case *cli.BoolFlag:
+				want = "true or false"
+			case *cli.DurationFlag:
+				want = "a time, such as 30s"
+			}
+		}
+		return fmt.Errorf("%s %s: want %s; see %s", dashed(found[2]), found[1], want, help)
+	}
+	return fmt.Errorf("%w; see %s", err, help)
+}
+
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// flagsOf are the flags that the command line of c may have.
+func flagsOf(c *cli.Context) []cli.Flag {
 	if c.Command != nil && len(c.Command.Flags) > 0 {
-		flags = c.Command.Flags
+		return c.Command.Flags
 	}
+	return c.App.Flags
+}
+
+// flagHint names the flag that is closest to what was typed.
+func flagHint(c *cli.Context, typed string) string {
 	names := []string{"--help"}
-	for _, flag := range flags {
+	for _, flag := range flagsOf(c) {
 		for _, name := range flag.Names() {
 			if len(name) > 1 {
 				names = append(names, "--"+name)
 			}
 		}
 	}
-	return hintOf("--"+strings.TrimLeft(typed, "-"), names)
+	return HintAmong("--"+typed, names)
 }
 
-// hintOf names the one that at most two changes make of what was typed.
-func hintOf(typed string, names []string) string {
+// HintAmong names the one that at most two changes make of what was typed.
+func HintAmong(typed string, names []string) string {
 	best, distance := "", 3
 	for _, name := range names {
 		if d := editDistance(typed, name); d < distance {

@@ -167,11 +167,15 @@ func randomHeld(rng *rand.Rand) Operation {
 	held := func(what string, f func(fd int) (string, error)) Operation {
 		return Operation{fmt.Sprintf("descriptor %d: %s", i, what), func(p *Player) (string, error) { return f(p.fds[i]) }}
 	}
-	switch rng.IntN(8) {
-	case 0, 1, 2:
+	kind := rng.IntN(10)
+	switch kind {
+	case 0, 1, 2, 3:
 		path, flags := Path(rng), []int{unix.O_RDONLY, unix.O_RDWR, unix.O_RDWR | unix.O_APPEND}[rng.IntN(3)]
+		if kind == 3 {
+			flags = unix.O_RDWR | unix.O_TMPFILE
+		}
 		return Operation{fmt.Sprintf("descriptor %d: open %s %#x", i, path, flags), func(p *Player) (string, error) {
-			fd, err := unix.Open(p.Root+path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+			fd, err := unix.Open(p.Root+path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o620)
 			if err != nil {
 				return "", err
 			}
@@ -181,20 +185,26 @@ func randomHeld(rng *rand.Rand) Operation {
 			p.fds[i] = fd
 			return "", nil
 		}}
-	case 3, 4:
+	case 4, 5:
 		off := int64(rng.IntN(20000))
 		return held(fmt.Sprintf("read at %d", off), func(fd int) (string, error) {
 			buf := make([]byte, 5000)
 			n, err := unix.Pread(fd, buf, off)
 			return fmt.Sprintf("%d %x", n, xxhash.Sum64(buf[:max(n, 0)])), err
 		})
-	case 5:
+	case 6:
 		data, off := Data(rng), int64(rng.IntN(20000))
 		return held(fmt.Sprintf("write %d at %d", len(data), off), func(fd int) (string, error) {
 			n, err := unix.Pwrite(fd, data, off)
 			return fmt.Sprint(n), err
 		})
-	case 6:
+	case 7:
+		to := Path(rng)
+		return Operation{fmt.Sprintf("descriptor %d: link to %s", i, to), func(p *Player) (string, error) {
+			from := fmt.Sprintf("/proc/self/fd/%d", p.fds[i])
+			return "", unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, p.Root+to, unix.AT_SYMLINK_FOLLOW)
+		}}
+	case 8:
 		return held("fstat", func(fd int) (string, error) {
 			var st unix.Stat_t
 			err := unix.Fstat(fd, &st)
