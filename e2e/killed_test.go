@@ -1,12 +1,13 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,11 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNothingWrittenIsLost kills the command, the init and the supervisor, which is the FUSE server too, of containers that
-// write files and say so after each fsync. All that was said to be written must be there, in the upper branch and in a volume;
-// ps must tell the truth, and the container must be removable.
+// TestNothingWrittenIsLost kills the command, the init and the supervisor of containers that write files and say so after each
+// fsync: in the foreground, where the supervisor is the FUSE server too, there again when another process serves, and in the
+// background. All that was said to be written must be there, in the upper branch and in a volume; ps must tell the truth, and the
+// container must be removable. TestContainerOutlivesItsServer is about the server.
 func TestNothingWrittenIsLost(t *testing.T) {
-	const script = `i=0
+	const script = `mkdir /written
+i=0
 while :; do
 	i=$((i + 1))
 	echo "content $i" | dd of=/written/$i conv=fsync 2> /dev/null
@@ -32,41 +35,61 @@ done`
 		c.script(t, "mkdir volume")
 		for turn := range 9 {
 			victim := []string{"command", "init", "supervisor"}[turn%3]
+			mode := []string{"in the foreground", "handed over", "in the background"}[turn/3]
 			name := fmt.Sprintf("k%d", turn)
-			cmd := c.command(t, shared.unionfs, "--root", c.root, "run", "--name", name, "-v", volume+":/volume", "bb:1", "sh", "-c", "mkdir /written; "+script)
-			output, err := cmd.StdoutPipe()
+			args := []string{"--root", c.root, "run", "--name", name, "-v", volume + ":/volume", "bb:1", "sh", "-c", script}
+			if mode == "in the background" {
+				args = slices.Insert(args, 3, "-d")
+			}
+			cmd := c.command(t, shared.unionfs, args...)
+			out, err := os.Create(filepath.Join(c.home, "out"))
 			if err != nil {
 				t.Fatal(err)
 			}
+			cmd.Stdout = out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			lines := bufio.NewScanner(output)
-			last := 0
-			for n := 0; n < 2+turn*3 && lines.Scan(); n++ {
-				fmt.Sscan(lines.Text(), &last)
+			out.Close()
+			said := func() (last int) {
+				text, err := os.ReadFile(out.Name())
+				if mode == "in the background" {
+					text = []byte(c.try(t, "logs", name).stdout)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines := strings.Fields(string(text))
+				if len(lines) > 0 {
+					fmt.Sscan(lines[len(lines)-1], &last)
+				}
+				return last
 			}
-			time.Sleep(time.Duration(turn) * time.Millisecond / 2)
+			waitFor(t, func() bool { return said() > turn && (mode == "in the foreground" || c.server() != 0) })
+			time.Sleep(time.Duration(rand.IntN(10_000)) * time.Microsecond)
 			killPart(t, c, victim)
-			for lines.Scan() {
-				fmt.Sscan(lines.Text(), &last)
-			}
 			_ = cmd.Wait()
-			if code := cmd.ProcessState.ExitCode(); code != 137 {
-				t.Errorf("%s killed: exit code %d", victim, code)
+			code := cmd.ProcessState.ExitCode()
+			if mode == "in the background" {
+				fmt.Sscan(c.must(t, "wait", name), &code)
+			}
+			waitFor(t, func() bool { return len(c.processes()) == 0 })
+			last := said()
+			if code != 137 {
+				t.Errorf("%s killed %s: exit code %d", victim, mode, code)
 			}
 			if got := c.must(t, "ps", "-a", "--filter", "name="+name, "--format", "json"); !strings.Contains(strings.ToLower(got), "exited") {
-				t.Errorf("%s killed: ps says %s", victim, got)
+				t.Errorf("%s killed %s: ps says %s", victim, mode, got)
 			}
 			upper, err := filepath.Glob(filepath.Join(c.root, "containers/*/upper/written"))
 			if err != nil || len(upper) != 1 || last == 0 {
-				t.Fatalf("%s killed after %d files: upper branches %q, %v", victim, last, upper, err)
+				t.Fatalf("%s killed %s after %d files: upper branches %q, %v", victim, mode, last, upper, err)
 			}
 			for _, dir := range []string{upper[0], volume} {
 				for i := 1; i <= last; i++ {
 					data, err := os.ReadFile(filepath.Join(dir, fmt.Sprint(i)))
 					if err != nil || string(data) != fmt.Sprintf("content %d\n", i) {
-						t.Errorf("%s killed after %d files: %s/%d holds %q, %v", victim, last, dir, i, data, err)
+						t.Errorf("%s killed %s after %d files: %s/%d holds %q, %v", victim, mode, last, dir, i, data, err)
 					}
 				}
 			}
@@ -76,19 +99,85 @@ done`
 	})
 }
 
-// containerState is what the state.json of the caller's only container says.
-func containerState(t *testing.T, c *caller) (state struct{ SupervisorPID, InitPID int }) {
-	t.Helper()
+// TestKilledAtAnyInstant kills one of a container's processes, whichever, at random instants from its start on: before it runs,
+// while the supervisor serves its root, while another process takes that over, and later. What is left can be listed and removed,
+// and nothing else is left.
+func TestKilledAtAnyInstant(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		for turn := range 24 {
+			name := fmt.Sprintf("k%d", turn)
+			args := []string{"--root", c.root, "run", "--name", name, "bb:1", "sh", "-c", "while :; do echo more >> /file; mkdir /dir; rmdir /dir; done"}
+			if turn%2 == 0 {
+				args = slices.Insert(args, 3, "-d")
+			}
+			if c.uid == 0 {
+				args = slices.Insert(args, 3, "--pids-limit", "50") // it has a cgroup then
+			}
+			cmd := c.command(t, shared.unionfs, args...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(rand.IntN([]int{100, 400, 2000}[turn%3])) * time.Millisecond)
+			var all []int
+			for pid := range c.processes() {
+				all = append(all, pid)
+			}
+			if state, err := c.state(); err == nil && state.InitPID != 0 {
+				all = append(all, state.InitPID)
+			}
+			what := "nothing"
+			if len(all) > 0 {
+				pid := all[rand.IntN(len(all))]
+				what = commandLine(pid)
+				_ = unix.Kill(pid, unix.SIGKILL) // it may just have ended
+			}
+			if r := c.try(t, "ps", "-a"); r.code != 0 {
+				t.Errorf("after killing %s: ps: %+v", what, r)
+			}
+			waitFor(t, func() bool {
+				r := c.try(t, "rm", "-f", name)
+				return len(c.processes()) == 0 && (r.code == 0 || strings.Contains(r.stderr, "no such container"))
+			})
+			_ = cmd.Wait()
+			if out := c.must(t, "ps", "-a", "-q"); out != "" {
+				t.Errorf("after killing %s ps says %q", what, out)
+			}
+			if left := paths(filepath.Glob("/proc/[0-9]*/root/" + c.root + "/containers/*/rootfs/bin")); len(left) > 0 {
+				t.Errorf("after killing %s a root is mounted: %q", what, left)
+			}
+		}
+	})
+}
+
+// commandLine is how a process was started, for messages.
+func commandLine(pid int) string {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.ReplaceAll(string(line), "\x00", " ")
+}
+
+// state is what the state.json of the caller's only container says.
+func (c *caller) state() (state struct{ SupervisorPID, InitPID int }, err error) {
 	states, err := filepath.Glob(filepath.Join(c.root, "containers/*/state.json"))
-	if err != nil || len(states) != 1 {
-		t.Fatalf("%q, %v", states, err)
+	if err == nil && len(states) != 1 {
+		err = fmt.Errorf("there are %q", states)
+	}
+	if err != nil {
+		return state, err
 	}
 	data, err := os.ReadFile(states[0])
 	if err != nil {
-		t.Fatal(err)
+		return state, err
 	}
-	if err := json.Unmarshal(data, &state); err != nil || state.InitPID == 0 {
-		t.Fatalf("%s, %v", data, err)
+	return state, json.Unmarshal(data, &state)
+}
+
+// containerState is that of a container which runs.
+func containerState(t *testing.T, c *caller) (state struct{ SupervisorPID, InitPID int }) {
+	t.Helper()
+	state, err := c.state()
+	if err != nil || state.InitPID == 0 {
+		t.Fatalf("%+v, %v", state, err)
 	}
 	return state
 }

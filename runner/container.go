@@ -20,6 +20,7 @@ const (
 	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
 	AnnotationIPC        = "io.unionfs.ipc"         // the ID of the container whose IPC namespace is shared, with /dev/shm and /dev/mqueue
 	AnnotationUTS        = "io.unionfs.uts"         // the ID of the container whose names are shared
+	AnnotationCgroup     = "io.unionfs.cgroup"      // the ID of the container whose cgroup namespace is shared, with /sys/fs/cgroup
 	AnnotationAutoRemove = "io.unionfs.auto-remove" // "true": remove the container after its end
 )
 

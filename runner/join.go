@@ -13,7 +13,7 @@ import (
 )
 
 // Join are namespaces that exist already, and that the supervisor of an ordinary user's container enters instead of making
-// its own: who is to connect to another container's network must be over that one's user namespace too. The files are looked
+// its own: who is to share another container's network or other namespaces must be over that one's user namespace too. The files are looked
 // up by the caller of [Container.Run] and [Container.Start], in /proc for example.
 type Join struct {
 	User    string // the file of a user namespace that belongs to the caller
@@ -35,7 +35,7 @@ func startSupervisor(cmd *exec.Cmd, j *Join) error {
 	}
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
-		return errors.New("to share a network, an ordinary user's containers need the program nsenter: install the package util-linux")
+		return errors.New("to share a network or another namespace, an ordinary user's containers need the program nsenter: install the package util-linux")
 	}
 	// By descriptor: what /proc/self/exe is changes with nsenter, and the path of the program may be out of reach.
 	program, err := os.OpenFile(selfExe, unix.O_PATH|unix.O_CLOEXEC, 0)

@@ -11,14 +11,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ShareContainerNamespace makes the container use the IPC or UTS namespace of the container with the full ID id, which must run
-// when this one starts. It is for root: containers of ordinary users have no rights over each other.
+// sharedKinds are the namespaces that a container can share with another, and the annotations that name that one.
+func sharedKinds() []struct {
+	annotation string
+	kind       specs.LinuxNamespaceType
+} {
+	return []struct {
+		annotation string
+		kind       specs.LinuxNamespaceType
+	}{{AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}, {AnnotationCgroup, specs.CgroupNamespace}}
+}
+
+// ShareContainerNamespace makes the container use the IPC, UTS or cgroup namespace of the container with the full ID id, which must
+// run when this one starts. An ordinary user's container must be in the user namespace of that one's supervisor: see [Join].
 func ShareContainerNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType, id string) {
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
 	if spec.Annotations == nil {
 		spec.Annotations = map[string]string{}
 	}
-	spec.Annotations[map[specs.LinuxNamespaceType]string{specs.IPCNamespace: AnnotationIPC, specs.UTSNamespace: AnnotationUTS}[kind]] = id
+	for _, s := range sharedKinds() {
+		if s.kind == kind {
+			spec.Annotations[s.annotation] = id
+		}
+	}
+}
+
+// SharesWith lists the IDs of the containers whose namespaces this one uses.
+func (c *Container) SharesWith() (ids []string) {
+	for _, s := range sharedKinds() {
+		if id := c.Spec.Annotations[s.annotation]; id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // shared is what other containers share with one that is about to start.
@@ -31,10 +56,7 @@ type shared struct {
 // openShared opens what the annotations of a container name.
 func openShared(c *Container) (*shared, error) {
 	s := &shared{}
-	for _, a := range []struct {
-		annotation string
-		kind       specs.LinuxNamespaceType
-	}{{AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}} {
+	for _, a := range sharedKinds() {
 		id := c.Spec.Annotations[a.annotation]
 		if id == "" {
 			continue
@@ -48,9 +70,6 @@ func openShared(c *Container) (*shared, error) {
 }
 
 func (s *shared) open(c *Container, id string, kind specs.LinuxNamespaceType) error {
-	if NeedsUserNamespace() || inUserNamespace() {
-		return errors.New("only root can share namespaces between containers")
-	}
 	other, err := c.state.Get(id)
 	if err != nil {
 		return err
@@ -68,17 +87,15 @@ func (s *shared) open(c *Container, id string, kind specs.LinuxNamespaceType) er
 		return err
 	}
 	s.namespaces = append(s.namespaces, namespaceFile{kind, file})
-	if kind == specs.IPCNamespace {
-		for _, dir := range []string{"/dev/shm", "/dev/mqueue"} {
-			if !slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == dir }) {
-				continue
-			}
-			mnt, err := cloneInside(proc+"/ns/mnt", dir)
-			if err != nil {
-				return fmt.Errorf("its %s: %w", dir, err)
-			}
-			s.mounts, s.destinations = append(s.mounts, os.NewFile(uintptr(mnt), dir)), append(s.destinations, dir)
+	for _, dir := range map[specs.LinuxNamespaceType][]string{specs.IPCNamespace: {"/dev/shm", "/dev/mqueue"}, specs.CgroupNamespace: {"/sys/fs/cgroup"}}[kind] {
+		if !slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == dir }) {
+			continue
 		}
+		mnt, err := cloneInside(proc+"/ns/mnt", dir)
+		if err != nil {
+			return fmt.Errorf("its %s: %w", dir, err)
+		}
+		s.mounts, s.destinations = append(s.mounts, os.NewFile(uintptr(mnt), dir)), append(s.destinations, dir)
 	}
 	// The process may have ended, and another taken its number, before all was open.
 	if start, err := startTime(st.InitPID); err != nil || start != st.InitStart {
@@ -122,11 +139,11 @@ func enterAndClone(namespace, dir string) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fd)
-	mnt, err := cloneTree(fd, "", false)
+	mnt, err := cloneTree(fd, "", true) // with the hierarchies below /sys/fs/cgroup
 	if err != nil {
 		return -1, err
 	}
-	return mnt, changeMount(mnt, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, 0, unix.MS_PRIVATE, false)
+	return mnt, changeMount(mnt, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, 0, unix.MS_PRIVATE, true)
 }
 
 // within calls start on this thread, which must be locked, in the shared namespaces.
@@ -142,7 +159,8 @@ func (s *shared) within(start func() error) (err error) {
 			return fmt.Errorf("joining the other container's %s namespace: %w", n.kind, err)
 		}
 		defer func() {
-			if back := unix.Setns(int(own.Fd()), int(flag)); back != nil && err == nil {
+			// An ordinary user may not go back to the host's; the thread then stays, as in inNetworkNamespace.
+			if back := unix.Setns(int(own.Fd()), int(flag)); back != nil && !errors.Is(back, unix.EPERM) && err == nil {
 				err = fmt.Errorf("leaving the other container's %s namespace: %w", n.kind, back)
 			}
 		}()

@@ -61,7 +61,7 @@ func (r *containerRoot) serveFirst(c *cli.Context, union *cow.Union, target stri
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.target, r.union, r.server, r.journal = target, union, server, journal
+	r.target, r.union, r.server, r.journal, r.ending = target, union, server, journal, false
 	return r.unmount, nil
 }
 
@@ -193,14 +193,14 @@ func (r *containerRoot) leave() error {
 	return nil
 }
 
-// unmount is the end of the root. Nothing of the container is left.
+// unmount is the end of the root. Nothing of the container is left. It may be mounted once more, for the next start.
 func (r *containerRoot) unmount() error {
 	r.mu.Lock()
 	r.ending = true
 	if r.later != nil {
 		r.later.Stop()
 	}
-	union, server, held := r.union, r.server, r.held
+	union, server, held, journal := r.union, r.server, r.held, r.journal
 	r.mu.Unlock()
 	if err := unmountUnused(r.target); err != nil {
 		return err
@@ -213,5 +213,9 @@ func (r *containerRoot) unmount() error {
 	if held != nil {
 		<-held // it was just about to take over
 	}
+	journal.Close()
+	r.mu.Lock()
+	r.union, r.server, r.journal, r.held = nil, nil, nil, nil
+	r.mu.Unlock()
 	return err
 }

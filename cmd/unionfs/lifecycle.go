@@ -82,8 +82,12 @@ func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
 	if names := c.StringSlice("network"); len(names) > 0 {
 		mode = names[0]
 	}
+	joins := joinsOther(mode)
+	for _, flag := range []string{"ipc", "uts", "cgroupns"} {
+		joins = joins || runner.NeedsUserNamespace() && strings.HasPrefix(c.String(flag), "container:")
+	}
 	root, err := stateRoot(c)
-	if l.background || err != nil || joinsOther(mode) {
+	if l.background || err != nil || joins {
 		return nil
 	}
 	return runner.StartAhead(runner.RunOptions{Supervisor: supervisorArguments(root, id), Interactive: l.interactive}, l.terminal)

@@ -85,24 +85,43 @@ func startHolder(root string) error {
 // joinOf returns what the supervisor of an ordinary user's container enters, nil if it makes namespaces of its own. release
 // is called when the container runs, or has ended.
 func joinOf(root string, container *runner.Container) (join *runner.Join, release func(), err error) {
+	if !runner.NeedsUserNamespace() {
+		return nil, func() {}, nil
+	}
+	join, release, err = networkJoin(root, container)
+	if err != nil {
+		return nil, release, err
+	}
+	for _, id := range container.SharesWith() {
+		other, err := userNamespaceOf(root, id)
+		switch {
+		case err != nil:
+			err = fmt.Errorf("sharing namespaces: %w", err)
+		case join == nil:
+			join = &runner.Join{User: other}
+		case !sameNamespace(join.User, other):
+			err = fmt.Errorf("sharing namespaces of container %.12s: it is in another user namespace than the network of this one; give both a network, or neither", id)
+		}
+		if err != nil {
+			release()
+			return nil, func() {}, err
+		}
+	}
+	return join, release, nil
+}
+
+func networkJoin(root string, container *runner.Container) (join *runner.Join, release func(), err error) {
 	release = func() {}
 	mode := networkMode(container)
-	if !joinsOther(mode) {
-		return nil, release, nil
-	}
 	if ref, ok := strings.CutPrefix(mode, "container:"); ok {
-		other, err := findContainer(root, ref)
+		user, err := userNamespaceOf(root, ref)
 		if err != nil {
 			return nil, release, fmt.Errorf("sharing a network: %w", err)
 		}
-		status, err := other.Status()
-		if err == nil && status.State != runner.StateRunning {
-			err = errors.New("it is not running")
-		}
-		if err != nil {
-			return nil, release, fmt.Errorf("sharing the network of container %s: %w", other.Name, err)
-		}
-		return &runner.Join{User: fmt.Sprintf("/proc/%d/ns/user", status.SupervisorPID)}, release, nil
+		return &runner.Join{User: user}, release, nil
+	}
+	if network.IsMode(mode) {
+		return nil, release, nil
 	}
 	held, err := network.OpenStore(root).Start(func() error { return startHolder(root) })
 	if err != nil {
@@ -111,7 +130,29 @@ func joinOf(root string, container *runner.Container) (join *runner.Join, releas
 	return &runner.Join{User: held.UserNamespace(), Network: held.NetworkNamespace()}, held.Close, nil
 }
 
-// joinsOther reports whether the supervisor of a container with this network enters namespaces that others have made.
+// userNamespaceOf is the file of the user namespace over the namespaces of a running container.
+func userNamespaceOf(root, ref string) (string, error) {
+	other, err := findContainer(root, ref)
+	if err != nil {
+		return "", err
+	}
+	status, err := other.Status()
+	if err == nil && status.State != runner.StateRunning {
+		err = errors.New("it is not running")
+	}
+	if err != nil {
+		return "", fmt.Errorf("container %s: %w", other.Name, err)
+	}
+	return fmt.Sprintf("/proc/%d/ns/user", status.SupervisorPID), nil
+}
+
+func sameNamespace(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// joinsOther reports whether the supervisor of a container with this network enters namespaces that others have made for that.
 func joinsOther(mode string) bool {
 	return runner.NeedsUserNamespace() && (!network.IsMode(mode) || strings.HasPrefix(mode, "container:"))
 }

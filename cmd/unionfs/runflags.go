@@ -39,7 +39,7 @@ func isolationFlags() []cli.Flag {
 		&cli.StringFlag{Name: "pid", Usage: "`MODE`: private"},
 		&cli.StringFlag{Name: "ipc", Usage: "`MODE`: private or shareable, host to share the machine's message queues and /dev/shm, or container:NAME to share another's"},
 		&cli.StringFlag{Name: "uts", Usage: "`MODE`: private, host to share the machine's name, or container:NAME to share another's"},
-		&cli.StringFlag{Name: "cgroupns", Usage: "`MODE`: private, or host to see the machine's cgroups"},
+		&cli.StringFlag{Name: "cgroupns", Usage: "`MODE`: private, host to see the machine's cgroups, or container:NAME to see what another sees"},
 		&cli.StringFlag{Name: "runtime", Usage: "have the OCI runtime `PROGRAM` make the container, such as runc"},
 		&cli.BoolFlag{Name: "init", Usage: "have an init in the container; there always is one"},
 	}
@@ -185,8 +185,8 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 		case mode == "" || mode == "private" || flag == "ipc" && mode == "shareable":
 		case mode == "host":
 			i.sharedNamespaces = append(i.sharedNamespaces, kind)
-		case strings.HasPrefix(mode, "container:") && flag != "cgroupns":
-			id, err := sharingContainer(c, flag, strings.TrimPrefix(mode, "container:"))
+		case strings.HasPrefix(mode, "container:"):
+			id, err := sharingContainer(c, strings.TrimPrefix(mode, "container:"))
 			if err != nil {
 				return err
 			}
@@ -194,8 +194,6 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 				i.ofContainers = map[specs.LinuxNamespaceType]string{}
 			}
 			i.ofContainers[kind] = id
-		case flag == "cgroupns":
-			return usageError("--%s %q is not supported; known are private and host", flag, mode)
 		default:
 			return usageError("--%s %q is not supported; known are private, host and container:NAME", flag, mode)
 		}
@@ -209,10 +207,10 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 	if slices.Contains(i.groups, runner.KeepGroups) && len(i.groups) > 1 {
 		return usageError("--group-add keep-groups can't be together with other groups")
 	}
-	switch mode := c.String("pid"); mode {
-	case "", "private":
-	case "host":
-		return usageError("--pid host is not supported: the end of a container is the end of its PID namespace")
+	switch mode := c.String("pid"); {
+	case mode == "" || mode == "private":
+	case mode == "host" || strings.HasPrefix(mode, "container:"):
+		return usageError("--pid %s is not supported: the kernel ends a container's processes, whatever is killed, with its own PID namespace; to look at another's, use \"unionfs exec\" or \"unionfs top\"", mode)
 	default:
 		return usageError("--pid %q is not supported; known is private", mode)
 	}
@@ -236,10 +234,7 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 }
 
 // sharingContainer is the ID of the container whose namespace is to be shared.
-func sharingContainer(c *cli.Context, flag, name string) (string, error) {
-	if runner.NeedsUserNamespace() {
-		return "", usageError("--%s container:%s is for root: each container of an ordinary user has user IDs of its own, and so rights over its own namespaces only", flag, name)
-	}
+func sharingContainer(c *cli.Context, name string) (string, error) {
 	root, err := stateRoot(c)
 	if err != nil {
 		return "", err
