@@ -23,7 +23,7 @@ TEST_PACKAGES := $(USER_PACKAGES) acl attr buildah busybox-static ca-certificate
 BENCH_PACKAGES := bubblewrap busybox-static chromium containerd docker.io e2fsprogs fuse-overlayfs gcc git libc6-dev make mergerfs podman runc skopeo umoci unionfs-fuse
 
 # One place says how long a package's tests may take: FUSE tests that hang must fail, not wait for CI's own limit.
-TEST_TIMEOUT ?= 30m
+TEST_TIMEOUT ?= 60m
 FUZZTIME     ?= 20s
 
 .PHONY: help
