@@ -127,7 +127,7 @@ func TestIsolationFlags(t *testing.T) {
 		if err != nil || len(config) != 1 {
 			t.Fatal(config, err)
 		}
-		if text, err := os.ReadFile(config[0]); err != nil || !strings.Contains(string(text), `stopSignal": "USR1"`) {
+		if text, err := os.ReadFile(config[0]); err != nil || !strings.Contains(string(text), `stopSignal":"USR1"`) {
 			t.Errorf("--stop-signal is not recorded: %v", err)
 		}
 		if got := c.must(t, "try", "--rm", "--cap-drop", "ALL", "sh", "-c", capabilities); strings.TrimSpace(got) != "0000000000000000" {

@@ -262,10 +262,11 @@ func (p *pusher) layer(ctx context.Context, n int, l layerRecord) (layerRecord, 
 		return l, PushForeign, nil
 	}
 	if !l.Local {
-		if there, err := p.repo.has(ctx, l.Digest); err != nil || there {
+		if there, err := p.has(ctx, l.Digest); err != nil || there {
 			return l, PushExists, err
 		}
 		if p.mount(ctx, l) {
+			p.s.forgetUpload(p.repo, l.Digest)
 			return l, PushMounted, nil
 		}
 	}
@@ -283,16 +284,26 @@ func (p *pusher) layer(ctx context.Context, n int, l layerRecord) (layerRecord, 
 	defer blob.Close()
 	if made.Digest != l.Digest {
 		// An earlier push of the same may have made the same.
-		if there, err := p.repo.has(ctx, made.Digest); err != nil || there {
+		if there, err := p.has(ctx, made.Digest); err != nil || there {
 			return made, PushExists, err
 		}
 	}
 	return made, PushSent, p.send(ctx, made.Digest, made.Size, blob)
 }
 
+// has reports whether the repository has a blob. What was remembered of its upload is then of no more use: whoever sent it was killed
+// before he heard that it had arrived.
+func (p *pusher) has(ctx context.Context, d digest.Digest) (bool, error) {
+	there, err := p.repo.has(ctx, d)
+	if there {
+		p.s.forgetUpload(p.repo, d)
+	}
+	return there, err
+}
+
 // blob sends what the repository may have.
 func (p *pusher) blob(ctx context.Context, d digest.Digest, size int64, content io.ReaderAt) error {
-	if there, err := p.repo.has(ctx, d); err != nil || there {
+	if there, err := p.has(ctx, d); err != nil || there {
 		return err
 	}
 	return p.send(ctx, d, size, content)

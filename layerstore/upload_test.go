@@ -107,6 +107,9 @@ type cutter struct {
 	sent   atomic.Int64 // bytes from clients
 	limit  atomic.Int64 // if not 0, of sent: from there on clients wait
 
+	open atomic.Int32  // connections
+	gone chan struct{} // closed when clients that wait are dead: what the kernel still has of them is lost
+
 	mu     sync.Mutex
 	random *rand.Rand
 	least  int64 // bytes after which a connection may be cut
@@ -128,7 +131,11 @@ func (c *cutter) start(t *testing.T) (host string) {
 			if err != nil {
 				return
 			}
-			all.Go(func() { c.serve(ctx, client.(*net.TCPConn)) })
+			c.open.Add(1)
+			all.Go(func() {
+				defer c.open.Add(-1)
+				c.serve(ctx, client.(*net.TCPConn))
+			})
 		}
 	})
 	return l.Addr().String()
@@ -179,6 +186,10 @@ func (c *cutter) serve(ctx context.Context, client *net.TCPConn) {
 			select {
 			case <-ctx.Done():
 				return
+			case <-c.gone:
+				close(cut)
+				server.CloseWrite()
+				return
 			case <-time.After(5 * time.Millisecond):
 			}
 		}
@@ -197,7 +208,7 @@ func (c *cutter) serve(ctx context.Context, client *net.TCPConn) {
 }
 
 func newCutter(target string, cuts int32, least, most int64) *cutter {
-	c := &cutter{target: target, random: rand.New(rand.NewPCG(uint64(cuts), uint64(most))), least: least, most: most}
+	c := &cutter{gone: make(chan struct{}), target: target, random: rand.New(rand.NewPCG(uint64(cuts), uint64(most))), least: least, most: most}
 	c.cuts.Store(cuts)
 	return c
 }
@@ -281,6 +292,8 @@ func TestPushGoesOnAfterKill(t *testing.T) {
 	if output.Len() > 0 {
 		t.Fatal(output)
 	}
+	close(c.gone)
+	waitFor(t, "the end of the killed one's connections", func() bool { return c.open.Load() == 0 })
 	c.limit.Store(0)
 	s, err := Open(s.Root())
 	if err != nil {

@@ -42,6 +42,16 @@ func (s *Store) rememberUpload(r *repository, d digest.Digest) *uploadMemory {
 	return &uploadMemory{path, l, uploadRecord{Version: recordVersion, Repository: r.base.String(), Digest: d}}
 }
 
+// forgetUpload deletes the memory of an upload that has ended, unless another process is using it.
+func (s *Store) forgetUpload(r *repository, d digest.Digest) {
+	if _, err := os.Lstat(s.path(downloadsDir, uploadName(r, d))); err != nil {
+		return // as nearly always
+	}
+	m := s.rememberUpload(r, d)
+	m.forget()
+	m.close()
+}
+
 // recall returns where the session is; nil if there is none.
 func (m *uploadMemory) recall() *url.URL {
 	if m == nil {
