@@ -68,6 +68,31 @@ Examples:
 	}
 }
 
+// inspectEach is the action of the verbs that print all about what their arguments name. What there is is printed also if
+// something isn't there.
+func inspectEach(usage string, inspect func(root, name string) (any, error)) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := arguments(c, 1, -1, usage); err != nil {
+			return err
+		}
+		root, err := stateRoot(c)
+		if err != nil {
+			return err
+		}
+		all := []any{}
+		var failed error
+		for _, name := range c.Args().Slice() {
+			details, err := inspect(root, name)
+			if err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
+			all = append(all, details)
+		}
+		return errors.Join(printDetails(c.App.Writer, c.String("format"), all), failed)
+	}
+}
+
 func printDetails(w io.Writer, format string, all []any) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net/netip"
 	"time"
 
@@ -79,27 +78,8 @@ func networkInspectCommand() *cli.Command {
 Examples:
    unionfs network inspect backend
    unionfs network inspect -f '{{range .IPAM.Config}}{{.Subnet}} {{end}}' backend`,
-		Flags: []cli.Flag{inspectFormatFlag()},
-		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "NETWORK..."); err != nil {
-				return err
-			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			all := []any{}
-			var failed error
-			for _, ref := range c.Args().Slice() {
-				details, err := inspectNetwork(root, ref)
-				if err != nil {
-					failed = errors.Join(failed, err)
-					continue
-				}
-				all = append(all, details)
-			}
-			return errors.Join(printDetails(c.App.Writer, c.String("format"), all), failed)
-		},
+		Flags:  []cli.Flag{inspectFormatFlag()},
+		Action: inspectEach("NETWORK...", inspectNetwork),
 	}
 }
 

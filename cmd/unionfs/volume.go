@@ -222,27 +222,8 @@ func volumeInspectCommand() *cli.Command {
 Examples:
    unionfs volume inspect cache
    unionfs volume inspect --format '{{.Mountpoint}}' cache`,
-		Flags: []cli.Flag{inspectFormatFlag()},
-		Action: func(c *cli.Context) error {
-			if err := arguments(c, 1, -1, "VOLUME..."); err != nil {
-				return err
-			}
-			root, err := stateRoot(c)
-			if err != nil {
-				return err
-			}
-			all := []any{}
-			var failed error
-			for _, name := range c.Args().Slice() {
-				info, err := inspectVolume(root, name)
-				if err != nil {
-					failed = errors.Join(failed, err)
-					continue
-				}
-				all = append(all, info)
-			}
-			return errors.Join(printDetails(c.App.Writer, c.String("format"), all), failed)
-		},
+		Flags:  []cli.Flag{inspectFormatFlag()},
+		Action: inspectEach("VOLUME...", inspectVolume),
 	}
 }
 
