@@ -235,6 +235,12 @@ func (f *fetcher) settle(err error) {
 	if !keep {
 		f.s.dropKept(f.published)
 	}
+	if err == nil {
+		// Another process may have brought a layer and died before it tidied up.
+		for i := range f.diffIDs {
+			f.s.dropDownload(f.layerDigest(i))
+		}
+	}
 }
 
 // layerDigest names a layer: by its blob, or where that has no digest by its diff ID.

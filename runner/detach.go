@@ -9,8 +9,22 @@ import (
 )
 
 // detach makes a container that runs in front of somebody, with a terminal, one in the background: its caller has typed the detach
-// keys, and hands the terminal's master back. From then on what the command writes goes to the log.
-func (s *supervisor) detach(fds []int) error {
+// keys, and hands the terminal's master back. From then on what the command writes goes to the log. The caller goes when it is
+// answered, and whoever looks then finds a container that runs.
+func (s *supervisor) detach(fds []int) {
+	defer closeAll(fds)
+	s.mu.Lock()
+	dead := s.dead
+	s.mu.Unlock()
+	select {
+	case <-s.recorded:
+	case <-dead:
+	}
+	_ = s.caller.send(message{Kind: msgDetached, Error: errorText(s.takeTerminal(fds))})
+}
+
+// takeTerminal makes the terminal with that master the container's own.
+func (s *supervisor) takeTerminal(fds []int) error {
 	if len(fds) != 1 {
 		return errors.New("want the terminal's master")
 	}

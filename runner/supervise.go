@@ -52,7 +52,7 @@ const orphanGrace = 5 * time.Second
 //
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
-	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
+	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), recorded: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -90,11 +90,12 @@ type supervisor struct {
 	caller    *wire  // to P0; nil if there is none
 	mode      string // what this is started for, see supervisorModeVariable
 	statusMu  sync.Mutex
-	status    *Status  // guarded by statusMu
-	streams   *streams // the command's, in the background; otherwise nil
-	control   *control // nil before it listens
-	settle    func()   // see postponeCollection
-	remains   string   // a directory to be deleted when the caller has heard of the end
+	status    *Status       // guarded by statusMu
+	streams   *streams      // the command's, in the background; otherwise nil
+	control   *control      // nil before it listens
+	settle    func()        // see postponeCollection
+	recorded  chan struct{} // closed once state.json says that the command has run
+	remains   string        // a directory to be deleted when the caller has heard of the end
 
 	// pauseMu guards the following, and is taken before mu and statusMu.
 	pauseMu  sync.Mutex
@@ -416,6 +417,9 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	dead := s.dead
 	s.mu.Unlock()
 	defer s.settle()
+	if first {
+		defer close(s.recorded)
+	}
 	now := time.Now().UTC()
 	if s.mode == modeHold {
 		s.heldStarted(placeholders)

@@ -37,7 +37,8 @@ func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 				}
 				switch m.Kind {
 				case msgDetach:
-					_ = s.caller.send(message{Kind: msgDetached, Error: errorText(s.detach(fds))})
+					go s.detach(fds)
+					continue
 				case msgSignal:
 					s.signal(unix.Signal(m.Signal))
 				case msgReady:
