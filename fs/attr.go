@@ -7,7 +7,7 @@ import (
 	"unionfs/cow"
 )
 
-func (h *handler) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (h *handler) GetAttr(in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	a := h.attr()
 	defer h.done(a)
 	var err error
@@ -37,7 +37,7 @@ func (h *handler) fillAttrOut(a *cow.Attr, out *fuse.AttrOut) {
 	fillAttr(a, &out.Attr)
 }
 
-func (h *handler) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (h *handler) SetAttr(in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale

@@ -86,31 +86,27 @@ func (h *handler) undo(dir, n *cow.Node, name string, isDir bool) {
 
 func owner(in *fuse.InHeader) cow.Owner { return cow.Owner{UID: in.Uid, GID: in.Gid} }
 
-func (h *handler) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+func (h *handler) Mkdir(in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	return h.makeFile("mkdir", &in.InHeader, name, unix.S_IFDIR|in.Mode&0o7777, in.Umask, out,
 		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
 			return h.u.Mkdir(dir, name, mode&0o7777, o, a)
 		})
 }
 
-func (h *handler) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+// Mknod makes files of all kinds but directories and symbolic links. There is no CREATE: the kernel then sends MKNOD for a new file too,
+// and since there is no OPEN either it has nothing to RELEASE.
+func (h *handler) Mknod(in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	return h.makeFile("mknod", &in.InHeader, name, in.Mode, in.Umask, out,
 		func(dir *cow.Node, mode uint32, o cow.Owner, a *cow.Attr) (*cow.Node, error) {
 			return h.u.Mknod(dir, name, mode, in.Rdev, o, a)
 		})
 }
 
-// Create is never asked again after ENOSYS. The kernel then sends MKNOD for a new file too, and since there is no OPEN either
-// it has nothing to RELEASE.
-func (h *handler) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
-	return fuse.ENOSYS
-}
-
 // Tmpfile makes a file without a name. If a former server has made one for this request, that is nobody's, and goes when the mount does.
 //
 // The kernel has a handle of it, which is 0 as everywhere: that it is released changes nothing, since FORGET says that nobody
 // holds the file any more. A LINK gives it a name, where O_EXCL was not given; the kernel sees to that.
-func (h *handler) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+func (h *handler) Tmpfile(in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -135,7 +131,7 @@ func (h *handler) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Create
 	return fuse.OK
 }
 
-func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+func (h *handler) Symlink(in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -152,7 +148,7 @@ func (h *handler) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name str
 	return fuse.OK
 }
 
-func (h *handler) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+func (h *handler) Link(in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	dir, n := h.node(in.NodeId), h.node(in.Oldnodeid)
 	if dir == nil || n == nil {
 		return stale

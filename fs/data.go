@@ -2,8 +2,6 @@ package fs
 
 import (
 	"math"
-	"os"
-	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -11,62 +9,38 @@ import (
 	"unionfs/cow"
 )
 
-const (
-	// spliceMin is from how many bytes on a READ is answered by splice(2), which copies once less but takes five
-	// system calls instead of two.
-	spliceMin = 64 << 10
-
-	// spliceMax is what fits with the header into the largest pipe that everybody may have (fs.pipe-max-size, 1 MiB,
-	// in pages, of which go-fuse leaves one free).
-	spliceMax = 1<<20 - 3*4096
-)
-
-func (h *handler) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+// Read has the data sent from where it is, or puts it into r.
+func (h *handler) Read(in *fuse.ReadIn, r *request) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
-		return nil, stale
+		return stale
 	}
 	f, err := h.u.Data(n)
 	if err != nil {
-		return nil, h.status("read", err)
+		return h.status("read", err)
 	}
 	off := int64(in.Offset)
-	if size := min(int64(len(buf)), f.Size-off); f.Direct() && size >= spliceMin && size <= spliceMax {
+	if size := min(int64(in.Size), f.Size-off); f.Direct() && size >= spliceMin {
 		if size, err = present(&f, off, size); err != nil {
 			f.Release()
-			return nil, h.status("read", err)
+			return h.status("read", err)
 		}
-		if off >= 0 && size >= spliceMin && fitsPipe(f.Off+off, size) {
-			return &dataResult{f: f, off: off, size: int(size)}, fuse.OK
+		if off >= 0 && size >= spliceMin && h.pipes.fits(f.Off+off, size) {
+			r.sendFile(f, off, int(size))
+			return fuse.OK
 		}
 	}
 	got := 0
+	buf := r.room(int(in.Size))
 	if off >= 0 {
 		got, err = f.ReadAt(buf, off)
 	}
 	f.Release()
 	if err != nil {
-		return nil, h.status("read", err)
+		return h.status("read", err)
 	}
-	if got == 0 {
-		return fuse.ReadResultData(nil), fuse.OK
-	}
-	r := h.results.Get().(*copied)
-	r.data[0] = buf[:got]
-	return r, fuse.OK
-}
-
-// fitsPipe reports whether the pipe that the library takes for a reply of size bytes (trySplice) holds as many from this offset of a
-// file. A pipe has a place for each page that is touched, and one for the header; the library counts bytes, and sends what
-// did not fit as if the file ended there. Tars have their files at multiples of 512 bytes.
-func fitsPipe(off, size int64) bool {
-	const header = 16 // struct fuse_out_header
-	page := int64(os.Getpagesize())
-	places := int64(1)
-	for places*page < header+size+page { // as the kernel rounds up (fs/pipe.c, round_pipe_size)
-		places *= 2
-	}
-	return 1+(off%page+size+page-1)/page <= places
+	r.data = buf[:got]
+	return fuse.OK
 }
 
 // present cuts size to what there is of a file whose end only its descriptor knows. To find the end only while splicing is
@@ -82,47 +56,7 @@ func present(f *cow.File, off, size int64) (int64, error) {
 	return min(size, st.Size-off), nil
 }
 
-// copied is the answer to a READ in memory. Since it has Slices, it is sent by one writev(2); fuse.ReadResultData would go
-// through a pipe, in four calls.
-type copied struct {
-	data [1][]byte
-	pool *sync.Pool // where it belongs when it is sent
-}
-
-func (r *copied) Slices() ([][]byte, fuse.Status) { return r.data[:], fuse.OK }
-
-func (r *copied) Size() int { return len(r.data[0]) }
-
-func (r *copied) Bytes([]byte) ([]byte, fuse.Status) { return r.data[0], fuse.OK }
-
-func (r *copied) Done() {
-	r.data[0] = nil
-	r.pool.Put(r)
-}
-
-// dataResult is the answer to a READ straight from the descriptor of a branch. The descriptor is held until the kernel
-// has the data.
-type dataResult struct {
-	f    cow.File
-	off  int64 // in the file
-	size int
-}
-
-func (r *dataResult) Seekable() (fd uintptr, off int64, size int) {
-	return uintptr(r.f.FD), r.f.Off + r.off, r.size
-}
-
-func (r *dataResult) Size() int { return r.size }
-
-// Bytes is called when splicing does not work.
-func (r *dataResult) Bytes(buf []byte) ([]byte, fuse.Status) {
-	n, err := r.f.ReadAt(buf[:min(len(buf), r.size)], r.off)
-	return buf[:n], fuse.ToStatus(err)
-}
-
-func (r *dataResult) Done() { r.f.Release() }
-
-func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+func (h *handler) Write(in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
@@ -143,15 +77,7 @@ func (h *handler) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	return uint32(written), fuse.OK
 }
 
-// Writev is what the server calls first. From /dev/fuse the data always comes in one piece.
-func (h *handler) Writev(c <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	if len(data) != 1 {
-		return 0, fuse.ENOSYS // not the kernel's answer: the server then calls Write with the pieces joined
-	}
-	return h.Write(c, in, data[0])
-}
-
-func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+func (h *handler) Fallocate(in *fuse.FallocateIn) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
@@ -162,7 +88,7 @@ func (h *handler) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	return h.status("fallocate", h.u.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length), h.writeback))
 }
 
-func (h *handler) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+func (h *handler) CopyFileRange(in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	src, dst := h.node(in.NodeId), h.node(in.NodeIdOut)
 	if src == nil || dst == nil {
 		return 0, stale
@@ -191,7 +117,7 @@ func (h *handler) killPrivOf(in *fuse.InHeader, n *cow.Node) error {
 	return h.killPriv(n)
 }
 
-func (h *handler) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+func (h *handler) Lseek(in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
@@ -222,11 +148,8 @@ func (h *handler) writeBack(node uint64, off int64) {
 	}
 }
 
-func (h *handler) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return h.fsync(in)
-}
-
-func (h *handler) fsync(in *fuse.FsyncIn) fuse.Status {
+// Fsync is FSYNC and FSYNCDIR.
+func (h *handler) Fsync(in *fuse.FsyncIn) fuse.Status {
 	// FUSE_FSYNC_FDATASYNC in include/uapi/linux/fuse.h.
 	const dataOnly = 1 << 0
 

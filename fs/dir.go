@@ -30,7 +30,7 @@ const (
 	direntPlusSize = direntSize + int(unsafe.Sizeof(fuse.EntryOut{}))
 )
 
-func (h *handler) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+func (h *handler) ReadDir(in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -43,7 +43,7 @@ func (h *handler) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 
 // ReadDirPlus answers with attributes. Every entry but "." and ".." counts as a lookup, with a reference that is the
 // kernel's as soon as it has the reply.
-func (h *handler) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+func (h *handler) ReadDirPlus(in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -146,8 +146,4 @@ func (h *handler) ino(n *cow.Node) uint64 {
 		return id
 	}
 	return h.rootIno
-}
-
-func (h *handler) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return h.fsync(in)
 }

@@ -7,7 +7,7 @@ import (
 	"unionfs/cow"
 )
 
-func (h *handler) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (h *handler) Lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -72,7 +72,7 @@ func fillAttr(a *cow.Attr, out *fuse.Attr) {
 	}
 }
 
-func (h *handler) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+func (h *handler) Readlink(in *fuse.InHeader) ([]byte, fuse.Status) {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return nil, stale
@@ -84,7 +84,7 @@ func (h *handler) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.S
 	return []byte(target), fuse.OK
 }
 
-func (h *handler) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+func (h *handler) StatFs(out *fuse.StatfsOut) fuse.Status {
 	var st unix.Statfs_t
 	if err := h.u.Statfs(&st); err != nil {
 		return h.status("statfs", err)

@@ -3,6 +3,7 @@ package fs
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"sync"
 	"syscall"
 
@@ -15,9 +16,6 @@ import (
 // handler answers the kernel's requests. It has no state of its own but what is fixed at the mount and pools of memory:
 // see the package documentation for why.
 type handler struct {
-	// RawFileSystem answers ENOSYS to what the mount's capabilities keep the kernel from asking (locks).
-	fuse.RawFileSystem
-
 	u         *cow.Union
 	entryLife lifetime
 	attrLife  lifetime
@@ -26,38 +24,39 @@ type handler struct {
 	acl       bool // POSIX ACLs are on; new files inherit them, and umask is applied here
 	writeback bool
 
+	setxattrExt bool // the kernel knows the flags of SETXATTR
+
 	log    *slog.Logger
 	logged sync.Map // string → struct{}: what was reported once already
 
-	server  *fuse.Server       // set by Init, before the first request is handled
+	conn    *conn              // set before the first request is carried out
 	former  *former            // what is known of the servers before; nil for a mount's first
 	journal *journal           // notes for the servers after; nil if there will be none
 	notify  func([]byte) error // Options.Notify
 
 	released <-chan struct{} // closed when nobody is answered any more, see Server.Release
 
+	pipes   pipes
 	dirents sync.Pool // *[]cow.DirEnt
 	attrs   sync.Pool // *cow.Attr
-	results sync.Pool // *copied
 }
 
 func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 	h := &handler{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		u:             u,
-		entryLife:     newLifetime(o.EntryTimeout),
-		attrLife:      newLifetime(o.AttrTimeout),
-		acl:           !o.NoACL,
-		writeback:     !readOnly && !o.NoWriteback,
-		log:           o.Logger,
-		notify:        o.Notify,
+		u:         u,
+		entryLife: newLifetime(o.EntryTimeout),
+		attrLife:  newLifetime(o.AttrTimeout),
+		acl:       !o.NoACL,
+		writeback: !readOnly && !o.NoWriteback,
+		log:       o.Logger,
+		notify:    o.Notify,
+		pipes:     pipes{page: os.Getpagesize()},
 	}
 	h.dirents.New = func() any {
 		s := make([]cow.DirEnt, 0, direntBatch)
 		return &s
 	}
 	h.attrs.New = func() any { return new(cow.Attr) }
-	h.results.New = func() any { return &copied{pool: &h.results} }
 	var err error
 	if h.journal, err = openJournal(o.Journal); err != nil {
 		return nil, err
@@ -73,25 +72,19 @@ func newHandler(u *cow.Union, o *Options, readOnly bool) (*handler, error) {
 	return h, nil
 }
 
-func (h *handler) String() string { return subtype }
-
-func (h *handler) Init(s *fuse.Server) { h.server = s }
-
-// Open, OpenDir, Flush and Access are never asked again after ENOSYS. The kernel has no file handle then.
-
-func (h *handler) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
-
-func (h *handler) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
-	return fuse.ENOSYS
+// Ioctl has none to offer. The answer is ENOTTY, as from any file system that doesn't know the number.
+func (h *handler) Ioctl() fuse.Status {
+	return fuse.Status(unix.ENOTTY)
 }
 
-func (h *handler) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
-
-func (h *handler) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
-
-// Ioctl has none to offer. The answer is ENOTTY, as from any file system that doesn't know the number.
-func (h *handler) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	return fuse.Status(unix.ENOTTY)
+// isReleased reports that the kernel gets no answer any more.
+func (h *handler) isReleased() bool {
+	select {
+	case <-h.released:
+		return true
+	default:
+		return false
+	}
 }
 
 // status is the reply that err becomes. ENOSYS never is one: the kernel would stop sending the request for the rest of

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
@@ -21,12 +20,11 @@ const backgroundRequests = 64
 // It is safe for use by several goroutines. It ends when the last mount of it is gone, in whatever way, or the process.
 type Server struct {
 	target string
-	raw    *fuse.Server
+	conn   *conn
 	dev    *os.File // a duplicate of the descriptor, for Device; closed when the server has ended
 	done   chan struct{}
 
 	h        *handler
-	fd       int           // the library's descriptor, until it is closed
 	released chan struct{} // closed by Release
 }
 
@@ -132,65 +130,34 @@ func attach(target string, o *Options, readOnly bool) (fd int, mounted bool, err
 	return fd, err == nil, err
 }
 
-// start answers INIT, then calls before if there is such a function, and begins to serve.
-func start(h *handler, fd int, target string, o *Options, before func() error) (*Server, error) {
-	s := &Server{target: target, done: make(chan struct{}), h: h, fd: fd, released: make(chan struct{})}
+// start begins a conversation with the kernel, or goes on with one if session is not nil, and serves. It takes fd over.
+func start(h *handler, fd int, target string, o *Options, session *Session) (*Server, error) {
+	s := &Server{target: target, done: make(chan struct{}), h: h, released: make(chan struct{})}
 	h.released = s.released
-	var err error
-	s.raw, err = fuse.NewServer(h, fmt.Sprintf("/dev/fd/%d", fd), s.options(h, o))
-	if err != nil {
-		return nil, fmt.Errorf("answering the kernel: %w", err)
-	}
-	if h.notify != nil { // there is a holder that outlives this process
-		keepResident(s.raw)
-	}
-	if before != nil {
-		if err := before(); err != nil {
-			unix.Close(fd)
-			return nil, err
-		}
-	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
+	s.conn = newConn(h, fd, o)
+	fail := func(err error) (*Server, error) {
 		unix.Close(fd)
 		return nil, err
 	}
+	var err error
+	if session == nil {
+		if err = s.conn.answerInit(o); err != nil {
+			return fail(fmt.Errorf("answering the kernel: %w", err))
+		}
+	} else if err = s.conn.goOnWith(session, o); err != nil {
+		return fail(err)
+	}
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return fail(err)
+	}
 	s.dev = os.NewFile(uintptr(dup), "/dev/fuse")
 	go func() {
-		s.raw.Serve()
+		s.conn.serve()
 		s.dev.Close()
 		close(s.done)
 	}()
 	return s, nil
-}
-
-// options are what is negotiated at INIT.
-func (s *Server) options(h *handler, o *Options) *fuse.MountOptions {
-	m := &fuse.MountOptions{
-		FsName:               o.FsName,
-		Name:                 subtype,
-		MaxWrite:             o.MaxWrite,
-		MaxBackground:        backgroundRequests,
-		EnableAcl:            h.acl,
-		EnableSymlinkCaching: true,
-		// Drop kept data only when told to, unless somebody else may change it.
-		ExplicitDataCacheControl: o.AttrTimeout == 0,
-		Debug:                    o.Debug,
-		Logger:                   libraryLogger(o.Logger, s.released),
-		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO |
-			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT,
-		// Passthrough excludes writeback and leaving out OPEN, and makes the mount count as a stacked file system,
-		// of which the kernel allows only two on each other.
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
-	}
-	if h.writeback {
-		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
-	}
-	if h.acl {
-		// umask must not be applied where the directory has a default ACL, and only the handler knows.
-		m.ExtraCapabilities |= fuse.CAP_DONT_MASK
-	}
-	return m
 }
 
 // Wait returns when the mount is gone and all requests are answered.

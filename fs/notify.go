@@ -11,32 +11,31 @@ func (s *Server) AttributesChanged(node uint64) { s.h.invalInode(node, -1) }
 
 // NameChanged says that a name of a directory, by its node ID, means another file, or one at all.
 func (s *Server) NameChanged(dir uint64, name string) {
-	if s.h.notify == nil {
-		s.raw.EntryNotify(dir, name)
-		return
-	}
 	const invalEntry = 3 // FUSE_NOTIFY_INVAL_ENTRY of include/uapi/linux/fuse.h
 	b := notification(invalEntry, 16+len(name)+1)
 	b = binary.NativeEndian.AppendUint64(b, dir) // struct fuse_notify_inval_entry_out
 	b = binary.NativeEndian.AppendUint32(b, uint32(len(name)))
 	b = binary.NativeEndian.AppendUint32(b, 0)
-	_ = s.h.notify(append(append(b, name...), 0))
+	s.h.say(append(append(b, name...), 0))
 }
 
 // invalInode says that the attributes of a file are other ones, and with an offset from 0 up also its data from there on, which the
 // kernel then writes back first if it has changed it.
 func (h *handler) invalInode(node uint64, off int64) {
 	const invalInode = 2 // FUSE_NOTIFY_INVAL_INODE
-	if h.notify != nil {
-		b := notification(invalInode, 24)
-		b = binary.NativeEndian.AppendUint64(b, node) // struct fuse_notify_inval_inode_out
-		b = binary.NativeEndian.AppendUint64(b, uint64(off))
-		b = binary.NativeEndian.AppendUint64(b, 0) // to the end
-		if h.notify(b) == nil {
-			return
-		}
+	b := notification(invalInode, 24)
+	b = binary.NativeEndian.AppendUint64(b, node) // struct fuse_notify_inval_inode_out
+	b = binary.NativeEndian.AppendUint64(b, uint64(off))
+	b = binary.NativeEndian.AppendUint64(b, 0) // to the end
+	h.say(b)
+}
+
+// say tells the kernel something that it has not asked. Until it is done it may have requests carried out.
+func (h *handler) say(b []byte) {
+	h.conn.spare()
+	if h.notify == nil || h.notify(b) != nil {
+		_ = h.conn.write(b)
 	}
-	h.server.InodeNotify(node, off, 0)
 }
 
 // notification is the beginning of a message of the given kind and size that the kernel gets without asking: struct fuse_out_header.

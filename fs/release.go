@@ -42,14 +42,14 @@ func (s *Server) Release() error {
 		return err
 	}
 	defer unix.Close(nothing)
-	// The library reads and writes by number: from now on it finds nothing to be read, and no way to answer.
-	if err := unix.Dup3(nothing, s.fd, unix.O_CLOEXEC); err != nil {
+	// Requests are read and answered by its number: from now on there is nothing to be read, and no way to answer.
+	if err := unix.Dup3(nothing, s.conn.fd, unix.O_CLOEXEC); err != nil {
 		return err
 	}
 	close(s.released)
 	// Threads that wait in the kernel wait for a request of the device that the number was.
 	for {
-		interruptReaders(s.fd)
+		interruptReaders(s.conn.fd)
 		select {
 		case <-s.done:
 			return nil

@@ -5,7 +5,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (h *handler) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+func (h *handler) Unlink(in *fuse.InHeader, name string) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -17,7 +17,7 @@ func (h *handler) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse
 	return h.status("unlink", err)
 }
 
-func (h *handler) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+func (h *handler) Rmdir(in *fuse.InHeader, name string) fuse.Status {
 	dir := h.node(in.NodeId)
 	if dir == nil {
 		return stale
@@ -30,7 +30,7 @@ func (h *handler) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.
 }
 
 // Rename is RENAME and RENAME2; the flags of the former are 0.
-func (h *handler) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+func (h *handler) Rename(in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	from, to := h.node(in.NodeId), h.node(in.Newdir)
 	if from == nil || to == nil {
 		return stale

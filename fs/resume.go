@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"sync"
 	"unsafe"
 
@@ -32,7 +31,7 @@ func (s *Server) Session() (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := *s.raw.KernelSettings()
+	settings := s.conn.settings
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&settings)), unsafe.Sizeof(settings))
 	return &Session{Device: device, Settings: append([]byte(nil), raw...)}, nil
 }
@@ -57,40 +56,27 @@ func Resume(u *cow.Union, target string, session *Session, o Options) (*Server, 
 		return fail(err)
 	}
 	h.former = &former{handed: map[uint64]uint64{}}
-	fd, kernel, err := replayInit(session)
+	fd, err := unix.FcntlInt(session.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return fail(err)
 	}
-	defer unix.Close(kernel)
-	s, err := start(h, fd, target, &o, func() error {
-		if err := unix.Dup3(int(session.Device.Fd()), fd, unix.O_CLOEXEC); err != nil {
-			return err
-		}
-		return resend(fd)
-	})
+	s, err := start(h, fd, target, &o, session)
 	if err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-// replayInit returns a descriptor from which the kernel's INIT can be read once more, and the other end of it, to which the
-// answer goes: the kernel sends it only once, and the library needs it to understand what comes after.
-func replayInit(session *Session) (fd, kernel int, err error) {
-	var in fuse.InitIn
-	if len(session.Settings) != int(unsafe.Sizeof(in)) {
-		return -1, -1, errors.New("the settings of its connection are those of another version of this program")
+// goOnWith takes up a conversation that another server began: the kernel says INIT only once.
+func (c *conn) goOnWith(session *Session, o *Options) error {
+	if len(session.Settings) != int(unsafe.Sizeof(c.settings)) {
+		return errors.New("the settings of its connection are those of another version of this program")
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, -1, err
+	var err error
+	if c.settings, _, err = c.h.negotiate(session.Settings, o); err != nil {
+		return err
 	}
-	if _, err := unix.Write(pair[1], session.Settings); err != nil {
-		unix.Close(pair[0])
-		unix.Close(pair[1])
-		return -1, -1, err
-	}
-	return pair[0], pair[1], nil
+	return resend(c.fd)
 }
 
 // resend has the kernel send again what it has had no answer to (FUSE_NOTIFY_RESEND, fs/fuse/dev.c, fuse_notify_resend).
@@ -104,31 +90,6 @@ func resend(fd int) error {
 		return errors.New("the kernel can't send requests again; that takes Linux 6.9")
 	}
 	return err
-}
-
-// keepResident has the library read requests into resident memory only. Where the kernel has to fault a page in while it hands
-// a request to a process that is just being killed, it gives up and answers the request with EIO, and nobody can carry it out
-// any more (fs/fuse/dev.c, fuse_dev_do_read; mm/gup.c looks for a fatal signal first). Into resident memory it copies, and
-// the request comes again.
-//
-// The library offers no way to say where its buffers come from. Without its field of this name all works but for that.
-func keepResident(server *fuse.Server) {
-	field := reflect.ValueOf(server).Elem().FieldByName("readPool")
-	if !field.IsValid() || field.Type() != reflect.TypeFor[sync.Pool]() {
-		return
-	}
-	pool := (*sync.Pool)(unsafe.Pointer(field.UnsafeAddr()))
-	fresh := pool.New
-	pool.New = func() any {
-		buf := fresh()
-		if b, ok := buf.([]byte); ok {
-			for i := 0; i < len(b); i += os.Getpagesize() {
-				b[i] = 0
-			}
-		}
-		return buf
-	}
-	pool.Get() // what INIT was read into
 }
 
 // resentBit marks the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND).

@@ -5,12 +5,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/hanwen/go-fuse/v2/splice"
 	"golang.org/x/sys/unix"
 )
 
-// TestFitsPipe fills pipes as the library does, and finds in them what fitsPipe says.
-func TestFitsPipe(t *testing.T) {
+// TestPipeFits fills pipes as replies do, and finds in them what fits says.
+func TestPipeFits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tar")
 	if err := os.WriteFile(path, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -21,32 +20,32 @@ func TestFitsPipe(t *testing.T) {
 	}
 	defer f.Close()
 	page := os.Getpagesize()
+	p := pipes{page: page}
+	defer p.close()
 	refused := 0
-	for _, size := range []int{spliceMin, 100_000, 122_880, 126_409, 126_976, 128 << 10, 200_000, 253_440, 512 << 10, 520_000, spliceMax} {
+	for _, size := range []int{spliceMin, 100_000, 126_409, 128 << 10, 520_000, pipeSize - 3*page, pipeSize - 2*page, pipeSize - page, pipeSize - page + 1, pipeSize} {
 		for _, off := range []int64{0, 512, 2048, 4096 - 512} {
-			// A pipe that nobody has used for more before.
-			var fds [2]int
-			if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+			pipe, ok := p.get()
+			if !ok {
+				t.Fatal("there is no pipe")
+			}
+			if err := unix.SetNonblock(pipe[1], true); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := unix.FcntlInt(uintptr(fds[0]), splice.F_SETPIPE_SZ, 16+size+page); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := unix.Write(fds[1], make([]byte, 16)); err != nil {
+			if _, err := unix.Write(pipe[1], make([]byte, outHeaderSize)); err != nil {
 				t.Fatal(err)
 			}
 			at := off
-			n, err := unix.Splice(int(f.Fd()), &at, fds[1], nil, size, 0)
+			n, err := unix.Splice(int(f.Fd()), &at, pipe[1], nil, size, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if fits := fitsPipe(off, int64(size)); fits != (int(n) == size) {
-				t.Errorf("of %d bytes at %d the pipe takes %d, and fitsPipe says %v", size, off, n, fits)
+			if fits := p.fits(off, int64(size)); fits != (int(n) == size) {
+				t.Errorf("of %d bytes at %d the pipe takes %d, and fits says %v", size, off, n, fits)
 			} else if !fits {
 				refused++
 			}
-			unix.Close(fds[0])
-			unix.Close(fds[1])
+			closePipe(pipe)
 		}
 	}
 	if refused == 0 {

@@ -9,7 +9,7 @@ import (
 
 // Statx is asked for when somebody wants to know the time of birth, once for each file: that never changes, and the kernel keeps it.
 // Everything else GETATTR has too.
-func (h *handler) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+func (h *handler) Statx(in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale

@@ -17,7 +17,7 @@ const aclPrefix = "system.posix_acl_"
 // attributes, and whoever set one would believe that it counts.
 func (h *handler) refused(name string) bool { return !h.acl && strings.HasPrefix(name, aclPrefix) }
 
-func (h *handler) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+func (h *handler) GetXAttr(in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
@@ -39,7 +39,7 @@ func (h *handler) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, de
 	return uint32(copy(dest, v)), fuse.OK
 }
 
-func (h *handler) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+func (h *handler) ListXAttr(in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return 0, stale
@@ -63,7 +63,7 @@ func (h *handler) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (
 	return uint32(size), fuse.OK
 }
 
-func (h *handler) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+func (h *handler) SetXAttr(in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
@@ -93,7 +93,7 @@ func (h *handler) clearSetgid(n *cow.Node) error {
 	return h.u.Setattr(n, &cow.SetAttr{Valid: cow.SetMode, Mode: a.Mode & 0o7777 &^ unix.S_ISGID}, &a)
 }
 
-func (h *handler) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+func (h *handler) RemoveXAttr(in *fuse.InHeader, name string) fuse.Status {
 	n := h.node(in.NodeId)
 	if n == nil {
 		return stale
