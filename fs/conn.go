@@ -284,8 +284,8 @@ func (w *worker) answer(op uint32) {
 	status := c.h.carryOut(r)
 	if c.debug {
 		hdr := r.header()
-		c.h.log.Debug("fuse", "opcode", op, "unique", hdr.Unique, "node", hdr.NodeId, "length", len(r.in), "pid", hdr.Pid, "status", status,
-			"reply", r.fixed+len(r.data))
+		c.h.log.Debug("fuse", "request", opName(op), "unique", hdr.Unique, "node", hdr.NodeId, "length", len(r.in), "pid", hdr.Pid,
+			"status", status, "reply", r.fixed+len(r.data))
 	}
 	if !unanswered(op) {
 		c.busy.Add(-1) // before the reply: the next request comes as soon as that is there

@@ -100,7 +100,7 @@ func (s *stack) mount(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.unmount(t) })
-	forbidPoll(t, s.mnt)
+	forbidPoll(t, s.mnt, append([]string{s.upper}, s.lower...)...)
 }
 
 func (s *stack) unmount(t *testing.T) {
