@@ -32,14 +32,17 @@ func mountHost(t *testing.T, source, dir, kind string, flags uintptr) {
 }
 
 // withoutTypes mounts a file system whose listings don't say what kind of file a name is: ext4 without the feature "filetype".
-func withoutTypes(t *testing.T) string {
+func withoutTypes(t *testing.T) string { return newExt4(t, "-O", "^filetype") }
+
+// newExt4 mounts a new file system, made with these options of mke2fs.
+func newExt4(t *testing.T, options ...string) string {
 	t.Helper()
 	dir := publicDir(t)
 	image, mnt := dir+"/image", dir+"/mnt"
 	mkdir(t, mnt)
 	for _, command := range [][]string{
 		{"truncate", "-s", "64M", image},
-		{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "^filetype", image},
+		append(append([]string{"mke2fs", "-q", "-F", "-t", "ext4"}, options...), image),
 		{"mount", "-o", "loop", image, mnt},
 	} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {

@@ -44,6 +44,7 @@ const (
 // where requests overlap.
 type conn struct {
 	fd       int
+	dev      *os.File // a duplicate of it, for those who are no workers; closed when the mount has ended
 	h        *handler
 	settings fuse.InitIn // the kernel's INIT
 	size     int         // of the buffer for a request
@@ -295,7 +296,7 @@ func (w *worker) answer(op uint32) {
 			if c.h.isReleased() {
 				level = slog.LevelDebug
 			}
-			c.h.log.Log(context.Background(), level, "answering the kernel failed", "opcode", op, "err", err)
+			c.h.log.Log(context.Background(), level, "answering the kernel failed", "request", opName(op), "err", err)
 		}
 	}
 	r.done()
@@ -340,12 +341,6 @@ func (c *conn) buffer() []byte {
 		}
 	}
 	return b
-}
-
-// write sends something that is no reply.
-func (c *conn) write(b []byte) error {
-	_, err := unix.Write(c.fd, b)
-	return err
 }
 
 // large is the memory for replies with much data.

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"runtime/debug"
 	"strconv"
 	"unsafe"
 
@@ -68,12 +69,18 @@ func opName(op uint32) string {
 // kernel takes a late answer.
 func unanswered(op uint32) bool { return op == opForget || op == opBatchForget || op == opInterrupt }
 
-// carryOut does what a request asks for, and puts the reply into r.
-func (h *handler) carryOut(r *request) fuse.Status {
+// carryOut does what a request asks for, and puts the reply into r. A panic costs the one request: with the process the mount would go.
+func (h *handler) carryOut(r *request) (status fuse.Status) {
 	hdr := r.header()
-	status := h.dispatch(hdr, r)
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("a request failed badly", "request", opName(hdr.Opcode), "panic", p, "stack", string(debug.Stack()))
+			status = fuse.EIO
+		}
+	}()
+	status = h.dispatch(hdr, r)
 	if r.short {
-		h.log.Error("the kernel sent a request that is too short", "opcode", hdr.Opcode, "length", hdr.Length)
+		h.log.Error("the kernel sent a request that is too short", "request", opName(hdr.Opcode), "length", hdr.Length)
 		return fuse.EIO
 	}
 	return status

@@ -21,7 +21,6 @@ const backgroundRequests = 64
 type Server struct {
 	target string
 	conn   *conn
-	dev    *os.File // a duplicate of the descriptor, for Device; closed when the server has ended
 	done   chan struct{}
 
 	h        *handler
@@ -151,10 +150,10 @@ func start(h *handler, fd int, target string, o *Options, session *Session) (*Se
 	if err != nil {
 		return fail(err)
 	}
-	s.dev = os.NewFile(uintptr(dup), "/dev/fuse")
+	s.conn.dev = os.NewFile(uintptr(dup), "/dev/fuse")
 	go func() {
 		s.conn.serve()
-		s.dev.Close()
+		s.conn.dev.Close()
 		close(s.done)
 	}()
 	return s, nil
@@ -168,7 +167,7 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Device returns a duplicate of the FUSE descriptor. Whoever holds one keeps the mount from dying with this process.
 func (s *Server) Device() (*os.File, error) {
-	c, err := s.dev.SyscallConn()
+	c, err := s.conn.dev.SyscallConn()
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func (h *handler) invalInode(node uint64, off int64) {
 func (h *handler) say(b []byte) {
 	h.conn.spare()
 	if h.notify == nil || h.notify(b) != nil {
-		_ = h.conn.write(b)
+		_, _ = h.conn.dev.Write(b)
 	}
 }
 
