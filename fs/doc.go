@@ -1,5 +1,5 @@
-// Package fs serves a [cow.Union] to the kernel through FUSE. Requests come in, calls to cow go out; what a union is, it
-// does not know.
+// Package fs serves a [cow.Union] to the kernel through FUSE. Requests come in (conn.go), are told apart (dispatch.go), and become calls to
+// cow; what a union is, it does not know.
 //
 // # Caching
 //
@@ -18,6 +18,5 @@
 //
 // Nothing that a reply hands out belongs to this process. File handles are always 0, node IDs are cow's, positions in a
 // listing are hashes of names, and a request is answered ENOSYS always or never (ENOSYS is remembered by the kernel and
-// so binds every later server of the mount): OPEN, OPENDIR, CREATE, FLUSH, ACCESS, STATX, POLL, BMAP, SYNCFS,
-// COPY_FILE_RANGE_64.
+// so binds every later server of the mount): OPEN, OPENDIR, CREATE, FLUSH, ACCESS, POLL, BMAP, SYNCFS and COPY_FILE_RANGE_64.
 package fs
