@@ -25,6 +25,7 @@ func TestSlowRequestHoldsUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
+	defer unix.IoctlSetInt(fd, thaw, 0)
 	for round := range 3 {
 		missing := func(kind string, n int) {
 			for i := range n {

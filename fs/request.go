@@ -149,14 +149,15 @@ func (r *request) send(c *conn, status fuse.Status) error {
 		}
 	}
 	head := r.reply(status, len(r.data))
-	if len(r.data) == 0 {
-		_, err := unix.Write(c.fd, head)
-		return err
-	}
-	r.iov[0].Base, r.iov[1].Base = &head[0], &r.data[0]
+	count := 1
+	r.iov[0].Base = &head[0]
 	r.iov[0].SetLen(len(head))
-	r.iov[1].SetLen(len(r.data))
-	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(c.fd), uintptr(unsafe.Pointer(&r.iov)), uintptr(len(r.iov)))
+	if len(r.data) > 0 {
+		count = 2
+		r.iov[1].Base = &r.data[0]
+		r.iov[1].SetLen(len(r.data))
+	}
+	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(c.fd), uintptr(unsafe.Pointer(&r.iov)), uintptr(count))
 	r.iov[1].Base = nil
 	if errno != 0 {
 		return errno
