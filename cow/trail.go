@@ -13,9 +13,11 @@ import (
 // is believed if it is the file.
 //
 // An entry can be at one of trailWays places, which depend on the file's number alone. Numbers that a file system gave out one after the
-// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are is a hash, since
-// file systems give directories numbers far apart, at regular distances. Directories have a part of their own: the way to
-// every file leads through some, and files, of which there are more, must not overwrite them.
+// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are, and where in each
+// the first number is, is a hash, since file systems give directories numbers far apart, at regular distances, and some of them
+// all files. Where all places are taken, one of the entries there goes to another of its own: so hardly any is lost before the
+// table is nearly full. Directories have a part of their own: the way to every file leads through some, and files, of which
+// there are more, must not overwrite them.
 
 const (
 	trailDirs  = 1 << 17
@@ -39,19 +41,27 @@ type trail []uint64
 // TrailSize bytes, aligned to 8, zeros at first, and stays as long as the union does. It is called before anything else is
 // done with the union.
 func (u *Union) LeaveTrail(mem []byte) {
-	u.trail = unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
-	u.spares.share(u.trail[(trailDirs+trailFiles)*trailEntry/8:])
+	all := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
+	const table = (trailDirs + trailFiles) * trailEntry / 8
+	u.trail = all[:table]
+	u.spares.share(all[table:])
 }
 
 // place returns one of the places that an entry can have.
 func (t trail) place(id uint64, dir bool, way int) []uint64 {
-	size, first := uint64(trailFiles), uint64(0)
+	// The table of a test can be smaller, with parts of the same proportion.
+	blocks := uint64(len(t)) / (trailEntry / 8 * trailBlock)
+	first, size := uint64(0), blocks*trailFiles/(trailDirs+trailFiles)
 	if dir {
-		size, first = trailDirs, trailFiles
+		first, size = size, blocks-size
 	}
-	h := (id/trailBlock + uint64(way)<<56) * 0x9e3779b97f4a7c15 // Fibonacci hashing: Knuth, volume 3, 6.4
-	block := (h ^ h>>32) % (size / trailBlock)
-	at := first + block*trailBlock + id%trailBlock
+	// The last two rounds of MurmurHash3's fmix64 (Appleby). One multiplication is not enough: numbers at regular distances
+	// then meet in the same blocks.
+	h := id/trailBlock*trailWays + uint64(way)
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	block := first + h>>32*size>>32
+	at := block*trailBlock + (id+h)%trailBlock
 	return t[at*trailEntry/8:][:trailEntry/8]
 }
 
@@ -77,16 +87,41 @@ func (t trail) set(id uint64, dir bool, parent, cookie uint64) {
 		}
 	}
 	if e == nil {
-		e = t.place(id, dir, int(cookie%trailWays)) // somebody has to go
+		e = t.makeRoom(id, dir, int(cookie%trailWays))
 	}
 	if atomic.LoadUint64(&e[0]) == id && atomic.LoadUint64(&e[1]) == parent && atomic.LoadUint64(&e[2]) == cookie {
 		return
 	}
-	// The process can be killed in between: no entry must be half of one file's and half of another's.
+	writeEntry(e, id, parent, cookie)
+}
+
+// writeEntry fills a place. The process can be killed in between: no entry must be half of one file's and half of another's.
+func writeEntry(e []uint64, id, parent, cookie uint64) {
 	atomic.StoreUint64(&e[0], 0)
 	atomic.StoreUint64(&e[1], parent)
 	atomic.StoreUint64(&e[2], cookie)
 	atomic.StoreUint64(&e[0], id)
+}
+
+// makeRoom returns one of the places of an entry, all of which are taken: the entry there goes to another of its own places. If
+// none can, that at the given way is lost.
+func (t trail) makeRoom(id uint64, dir bool, way int) []uint64 {
+	for w := range trailWays {
+		e := t.place(id, dir, w)
+		other := atomic.LoadUint64(&e[0])
+		for o := range trailWays {
+			free := t.place(other, dir, o)
+			if atomic.LoadUint64(&free[0]) != 0 {
+				continue
+			}
+			parent, cookie := atomic.LoadUint64(&e[1]), atomic.LoadUint64(&e[2])
+			if atomic.LoadUint64(&e[0]) == other { // else somebody else is writing it
+				writeEntry(free, other, parent, cookie)
+				return e
+			}
+		}
+	}
+	return t.place(id, dir, way)
 }
 
 // get returns where a file was; false if that isn't known.
