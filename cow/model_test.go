@@ -40,6 +40,8 @@ type tree struct {
 	fds   *Descriptors
 	host  host
 	meta  Metacopy
+
+	unread bool // no directory is read before somebody has to wait for that; see many.go
 }
 
 // host is what the machine lets the union do.
@@ -78,6 +80,9 @@ func (w *tree) open() {
 			w.t.Fatal(err)
 		}
 		o.Lower = append(o.Lower, b)
+	}
+	if w.unread {
+		unread(&o)
 	}
 	u, err := New(o)
 	if err != nil {
@@ -423,6 +428,7 @@ func TestModel(t *testing.T) {
 			w.close()
 			w.host = host(round) % hosts
 			w.meta = Metacopy(round) % (MetacopyOff + 1)
+			w.unread = round/12%2 == 1 // with each host and metacopy once
 			w.open()
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)
@@ -449,6 +455,7 @@ func TestModel(t *testing.T) {
 					}
 				}
 			}
+			w.u.stopReading() // which holds what it reads
 			if n := w.live(); n != 1 {
 				t.Errorf("%d nodes are held after everything was forgotten, not just the root", n)
 			}
