@@ -38,6 +38,7 @@ type directory struct {
 	stale  int          // how many of order are deleted
 
 	listed atomic.Bool // somebody has listed it; see ahead
+	large  atomic.Bool // it has many names; see trailNames
 
 	// reading is how far it is read where that takes a while; nil before and after. See many.go.
 	reading *reading
@@ -141,8 +142,16 @@ func (u *Union) loadNow(n *Node, stop enough) (begun bool, err error) {
 	if err := u.loadLower(d, stop); err != nil {
 		return true, err
 	}
-	d.loaded = true
+	d.done()
 	return true, nil
+}
+
+// done says that all of the directory is there.
+func (d *directory) done() {
+	d.loaded = true
+	if len(d.upper)+len(d.lower.ents) >= namesToNote {
+		d.large.Store(true)
+	}
 }
 
 // loadUpper reads the upper branch's directory, of which fd is a descriptor.
@@ -336,6 +345,9 @@ func (d *directory) put(x upperName) {
 	x.cookie = Cookie(x.name)
 	d.upper[x.name] = &x
 	d.fresh = append(d.fresh, &x)
+	if len(d.upper) == namesToNote {
+		d.large.Store(true)
+	}
 }
 
 // remove records that the upper branch has a name no more.

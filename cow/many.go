@@ -78,6 +78,7 @@ func (u *Union) readLater(n *Node) error {
 		return err
 	}
 	d.reading = r
+	d.large.Store(true)
 	u.ref(n)
 	u.readings.Add(1)
 	go u.readInBackground(n, fd, &directory{sources: d.sources, parent: d.parent})
@@ -130,7 +131,8 @@ func (u *Union) readInBackground(n *Node, fd int, read *directory) {
 		err = unix.ESTALE // somebody changes lower branches; what was read is of other ones than were asked meanwhile
 	}
 	if err == nil {
-		d.lower, d.direct, d.upper, d.order, d.loaded = read.lower, read.direct, read.upper, read.order, true
+		d.lower, d.direct, d.upper, d.order = read.lower, read.direct, read.upper, read.order
+		d.done()
 	}
 	d.reading.err = err
 	close(d.reading.done)

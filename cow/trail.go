@@ -26,8 +26,8 @@ const (
 	trailWays  = 4
 	trailBlock = 64 // numbers
 
-	// TrailSize is how many bytes [Union.LeaveTrail] takes. The last of it are spares.
-	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8
+	// TrailSize is how many bytes [Union.LeaveTrail] takes. After the table come spares, and names.
+	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8 + trailNamesSize
 
 	// trailGone, in the third number of an entry, says that the file is a lower branch's, which was all there was of it,
 	// and that it was removed from that place. Cookies don't have this bit.
@@ -44,7 +44,8 @@ func (u *Union) LeaveTrail(mem []byte) {
 	all := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
 	const table = (trailDirs + trailFiles) * trailEntry / 8
 	u.trail = all[:table]
-	u.spares.share(all[table:])
+	u.spares.share(all[table:][:spareMax*spareEntry])
+	u.names.share(all[table+spareMax*spareEntry:])
 }
 
 // place returns one of the places that an entry can have.
@@ -55,11 +56,8 @@ func (t trail) place(id uint64, dir bool, way int) []uint64 {
 	if dir {
 		first, size = size, blocks-size
 	}
-	// The last two rounds of MurmurHash3's fmix64 (Appleby). One multiplication is not enough: numbers at regular distances
-	// then meet in the same blocks.
-	h := id/trailBlock*trailWays + uint64(way)
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	// One multiplication would not be enough of a hash: numbers at regular distances would meet in the same blocks.
+	h := fmix(id/trailBlock*trailWays + uint64(way))
 	block := first + h>>32*size>>32
 	at := block*trailBlock + (id+h)%trailBlock
 	return t[at*trailEntry/8:][:trailEntry/8]
@@ -145,6 +143,7 @@ func (u *Union) seen(n *Node) {
 	if len(n.links) > 0 && (u.trail != nil || n.id&spareBit != 0) {
 		l := &n.links[0]
 		u.leave(n, l.parent, Cookie(l.name))
+		u.noteName(n.id, l.parent, l.name)
 	}
 }
 
@@ -217,6 +216,15 @@ func (u *Union) trackDir(id uint64, depth int) (dir *Node, cookie uint64, gone b
 // byCookie returns the file with the ID that is at a place in the listing of a directory, with a reference; nil if it isn't there.
 // An error is none of the file's: it is looked for elsewhere then, and that one is reported.
 func (u *Union) byCookie(dir *Node, cookie, id uint64) *Node {
+	if name := u.names.of(id); name != "" && Cookie(name) == cookie {
+		var a Attr
+		if n, err := u.Lookup(dir, name, &a); err == nil {
+			if n.id == id {
+				return n
+			}
+			u.Forget(n, 1)
+		}
+	}
 	// Two names can have the same cookie.
 	got, err := u.ReadDir(dir, cookie-1, make([]DirEnt, 0, 2))
 	if err != nil {

@@ -87,6 +87,7 @@ type Union struct {
 	ahead    ahead
 	former   *former // nil unless it goes on from another
 	trail    trail
+	names    trailNames
 
 	tree    sync.RWMutex
 	copying [64]sync.Mutex // by node ID
