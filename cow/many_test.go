@@ -17,8 +17,11 @@ import (
 )
 
 // unread has a union take every directory that is not empty for one of many names, and read it in the background only when
-// somebody waits for that.
-func unread(o *Options) {
+// somebody waits for that; if later is false it does nothing.
+func unread(o *Options, later bool) {
+	if !later {
+		return
+	}
 	o.many = -1
 	o.heldBack = func(u *Union, n *Node) {
 		for !n.dir.reading.waited.Load() && !u.stopping.Load() {
@@ -97,7 +100,7 @@ func TestUnreadDirectory(t *testing.T) {
 			w := newTree(t, 1+rng.IntN(4), modeltest.Layers{Rand: rng})
 			w.close()
 			w.host = host(round) % hosts
-			w.unread = true
+			w.later = true
 			names := map[string]bool{"none": true, ".wh.none": true, ".wh.": true, opaqueName: true}
 			finds := 0
 			for range 5 {
@@ -133,7 +136,7 @@ func TestUnreadDirectory(t *testing.T) {
 // TestUnreadMarks is TestUnreadDirectory with every mark that a directory on disk can have.
 func TestUnreadMarks(t *testing.T) {
 	base := t.TempDir()
-	w := &tree{t: t, upper: base + "/upper", work: base + "/work", lower: []string{base + "/1", base + "/2", base + "/3"}, unread: true}
+	w := &tree{t: t, upper: base + "/upper", work: base + "/work", lower: []string{base + "/1", base + "/2", base + "/3"}, later: true}
 	names := []string{"file", "dir", "gone", "device", "both", "sub", "moved", "old", "empty", "marked", "opaque", "data"}
 	for _, b := range append([]string{w.upper, w.work}, w.lower...) {
 		must(t, os.MkdirAll(b, 0o755))

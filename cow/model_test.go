@@ -40,8 +40,7 @@ type tree struct {
 	fds   *Descriptors
 	host  host
 	meta  Metacopy
-
-	unread bool // no directory is read before somebody has to wait for that; see many.go
+	later bool // no directory is read before somebody has to wait for that; see unread
 }
 
 // host is what the machine lets the union do.
@@ -81,9 +80,7 @@ func (w *tree) open() {
 		}
 		o.Lower = append(o.Lower, b)
 	}
-	if w.unread {
-		unread(&o)
-	}
+	unread(&o, w.later)
 	u, err := New(o)
 	if err != nil {
 		w.t.Fatal(err)
@@ -428,7 +425,7 @@ func TestModel(t *testing.T) {
 			w.close()
 			w.host = host(round) % hosts
 			w.meta = Metacopy(round) % (MetacopyOff + 1)
-			w.unread = round/12%2 == 1 // with each host and metacopy once
+			w.later = round/12%2 == 1 // with each host and metacopy once
 			w.open()
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)

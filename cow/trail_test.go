@@ -16,18 +16,18 @@ type trailTree struct {
 
 // bothWays runs a test with directories that are read at once and with ones that are read in the background.
 func bothWays(t *testing.T, test func(t *testing.T, w *trailTree)) {
-	for name, unread := range map[string]bool{"read at once": false, "unread": true} {
+	for name, later := range map[string]bool{"read at once": false, "unread": true} {
 		t.Run(name, func(t *testing.T) {
-			w := newTrailTree(t, unread)
+			w := newTrailTree(t, later)
 			defer func() { w.close() }()
 			test(t, w)
 		})
 	}
 }
 
-func newTrailTree(t *testing.T, unread bool) *trailTree {
+func newTrailTree(t *testing.T, later bool) *trailTree {
 	base := t.TempDir()
-	w := &trailTree{&tree{t: t, lower: []string{base + "/lower"}, upper: base + "/upper", work: base + "/work", unread: unread}, make([]byte, TrailSize)}
+	w := &trailTree{&tree{t: t, lower: []string{base + "/lower"}, upper: base + "/upper", work: base + "/work", later: later}, make([]byte, TrailSize)}
 	for _, d := range []string{"/lower/dir/sub/deep", "/upper", "/work"} {
 		must(t, os.MkdirAll(base+d, 0o755))
 	}
@@ -49,9 +49,7 @@ func (w *trailTree) kill() {
 	b, err := OpenDirBranch(w.lower[0], DirOptions{Descriptors: w.fds})
 	must(w.t, err)
 	o := Options{Lower: []Branch{b}, Upper: w.upper, Work: w.work, Descriptors: w.fds, Resume: true}
-	if w.unread {
-		unread(&o)
-	}
+	unread(&o, w.later)
 	w.u, err = New(o)
 	must(w.t, err)
 	w.u.LeaveTrail(w.mem)
