@@ -99,7 +99,7 @@ func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries i
 // memoryStack makes the branches, and tells how many entries they show.
 func memoryStack(ctx context.Context, b *depthBench) (*stack, *catalogue, error) {
 	if b.Entries > plainLimit {
-		return emptyFiles(ctx, filepath.Join(b.scratch, "branches"), b.Entries)
+		return emptyFiles(ctx, filepath.Join(b.scratch, "branches"), b.Entries, filesInDirectory)
 	}
 	if err := b.makePlain(ctx); err != nil {
 		return nil, nil, err
@@ -112,8 +112,11 @@ func memoryStack(ctx context.Context, b *depthBench) (*stack, *catalogue, error)
 	return s, tree, err
 }
 
-// emptyFiles makes branches with that many entries: directories of a thousand empty files, each directory in one branch.
-func emptyFiles(ctx context.Context, dir string, entries int) (*stack, *catalogue, error) {
+// filesInDirectory is how many entries the directories of emptyFiles have, each with itself, if nothing else is asked for.
+const filesInDirectory = 1000
+
+// emptyFiles makes branches with that many entries: directories of empty files, each directory in one branch.
+func emptyFiles(ctx context.Context, dir string, entries, inDirectory int) (*stack, *catalogue, error) {
 	s := &stack{dir: dir}
 	for i := range memoryBranches {
 		s.lowers = append(s.lowers, strconv.Itoa(i))
@@ -121,7 +124,6 @@ func emptyFiles(ctx context.Context, dir string, entries int) (*stack, *catalogu
 			return nil, nil, err
 		}
 	}
-	const inDirectory = 1000
 	made := 0
 	for i := 0; made < entries; i++ {
 		if ctx.Err() != nil {

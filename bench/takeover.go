@@ -20,6 +20,7 @@ type TakeoverOptions struct {
 	Program  string // the unionfs to measure
 	Dir      string // where branches and mounts are made
 	Entries  []int  // of the trees
+	Each     int    // of Entries, those of one directory with the directory itself; 0 for a thousand
 	Kills    int    // of servers, for each tree
 	Progress *Progress
 }
@@ -27,6 +28,9 @@ type TakeoverOptions struct {
 // Takeover kills the server of a mount whose kernel knows every entry of a tree, again and again, while somebody goes on asking for
 // what only a server can answer. A value is the longest that he waited for one answer around one kill.
 func Takeover(ctx context.Context, o TakeoverOptions) (*Report, error) {
+	if o.Each == 0 {
+		o.Each = filesInDirectory
+	}
 	return measureInto(ctx, o.Dir, func(r *Report) error {
 		p := heldPeer{o.Program}
 		r.Peers = append(r.Peers, describePeer(ctx, p))
@@ -47,7 +51,7 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 		return fmt.Errorf("making a directory for the branches: %w", err)
 	}
 	defer func() { err = errors.Join(err, removeScratch(scratch)) }()
-	s, tree, err := emptyFiles(ctx, filepath.Join(scratch, "branches"), entries)
+	s, tree, err := emptyFiles(ctx, filepath.Join(scratch, "branches"), entries, o.Each)
 	if err != nil {
 		return err
 	}
@@ -70,7 +74,7 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 	if _, err := walk(&session{rootFD: rootFD, tree: tree, stop: stop}); err != nil {
 		return err
 	}
-	c := &client{root: m.root, entries: entries, random: rand.New(rand.NewPCG(1, 1))}
+	c := &client{root: m.root, entries: entries, each: o.Each, random: rand.New(rand.NewPCG(1, 1))}
 	ended := make(chan error, 1)
 	go func() { ended <- c.ask(stop) }()
 	for kill := range o.Kills {
@@ -94,6 +98,7 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 type client struct {
 	root    string
 	entries int
+	each    int // entries of a directory
 	random  *rand.Rand
 	asked   atomic.Int64 // how often
 	longest atomic.Int64 // ns that an answer took since it was set to 0
@@ -102,11 +107,10 @@ type client struct {
 // ask asks for a name that nobody asked for before and for an attribute of a file, both of which the kernel knows by numbers only,
 // until stopped.
 func (c *client) ask(stop *atomic.Bool) error {
-	const inDirectory = 1000 // as emptyFiles has it
 	for i := 0; !stop.Load(); i++ {
 		start := time.Now()
-		dir := c.random.IntN((c.entries + inDirectory - 1) / inDirectory)
-		file := dir*inDirectory + 1 + c.random.IntN(min(inDirectory, c.entries-dir*inDirectory)-1)
+		dir := c.random.IntN(max(c.entries/c.each, 1)) // one of those that are full
+		file := dir*c.each + 1 + c.random.IntN(min(c.each, c.entries-dir*c.each)-1)
 		in := path.Join(c.root, "dir-"+strconv.Itoa(dir))
 		var st unix.Stat_t
 		if err := unix.Lstat(path.Join(in, "missing-"+strconv.Itoa(i)), &st); err != unix.ENOENT {

@@ -50,7 +50,11 @@ func (u *Union) bornAs(n *Node) (source, bool) {
 	// Only where it comes from is recorded. Most files are where they were.
 	l.parent.mu.RLock()
 	defer l.parent.mu.RUnlock()
-	low, ok, err := l.parent.dir.lookupLower(l.name)
+	lookup := l.parent.dir.lookupLower
+	if !l.parent.dir.loaded {
+		lookup = l.parent.dir.lookupUnread
+	}
+	low, ok, err := lookup(l.name)
 	if err != nil || !ok {
 		return source{}, false
 	}

@@ -38,6 +38,10 @@ type directory struct {
 	stale  int          // how many of order are deleted
 
 	listed atomic.Bool // somebody has listed it; see ahead
+	large  atomic.Bool // it has many names; see trailNames
+
+	// reading is how far it is read where that takes a while; nil before and after. See many.go.
+	reading *reading
 }
 
 // child makes the source that the directory is which s, a name in another directory, leads to.
@@ -93,40 +97,66 @@ type upperName struct {
 
 // load reads the directory if that has not been done. It is called without n.mu.
 func (u *Union) load(n *Node) error {
-	n.mu.RLock()
-	done := n.dir.loaded
-	n.mu.RUnlock()
-	if done {
-		return nil
+	for {
+		n.mu.RLock()
+		done, reading := n.dir.loaded, n.dir.reading
+		n.mu.RUnlock()
+		if done {
+			return nil
+		}
+		if reading == nil {
+			begun, err := u.loadNow(n, nil)
+			if begun || err != nil {
+				return err
+			}
+			continue
+		}
+		reading.waited.Store(true)
+		<-reading.done
+		if reading.err != nil {
+			return reading.err
+		}
 	}
+}
+
+// loadNow is load where the directory is not being read. False if it is meanwhile.
+func (u *Union) loadNow(n *Node, stop enough) (begun bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	d := n.dir
-	if d.loaded {
-		return nil
+	if d.loaded || d.reading != nil {
+		return d.loaded, nil
 	}
 	if n.inUpper {
-		if err := u.loadUpper(n); err != nil {
-			return err
+		fd, h, err := u.dirFD(n)
+		if err != nil {
+			return true, err
+		}
+		if h != nil {
+			defer u.fds.release(h)
+		}
+		if err := u.loadUpper(d, fd, stop); err != nil {
+			return true, err
 		}
 	}
-	if err := u.loadLower(d); err != nil {
-		return err
+	if err := u.loadLower(d, stop); err != nil {
+		return true, err
 	}
-	d.loaded = true
-	return nil
+	d.done()
+	return true, nil
 }
 
-func (u *Union) loadUpper(n *Node) error {
-	fd, h, err := u.dirFD(n)
-	if err != nil {
-		return err
+// done says that all of the directory is there.
+func (d *directory) done() {
+	d.loaded = true
+	if len(d.upper)+len(d.lower.ents) >= namesToNote {
+		d.large.Store(true)
 	}
-	if h != nil {
-		defer u.fds.release(h)
-	}
-	d := n.dir
-	d.upper = map[string]*upperName{}
+}
+
+// loadUpper reads the upper branch's directory, of which fd is a descriptor.
+func (u *Union) loadUpper(d *directory, fd int, stop enough) (err error) {
+	d.upper, d.order = map[string]*upperName{}, nil
 	xattrForm := false
 	if len(d.sources) > 0 {
 		if _, xattrForm, err = markedOpaque(fd, ""); err != nil {
@@ -135,6 +165,11 @@ func (u *Union) loadUpper(n *Node) error {
 	}
 	var failed error
 	err = listAt(fd, "", func(e dirent) bool {
+		if stop != nil {
+			if failed = stop(len(d.upper)); failed != nil {
+				return false
+			}
+		}
 		x := &upperName{name: e.name, kind: e.mode}
 		if name, ok := strings.CutPrefix(e.name, whiteoutPrefix); ok {
 			if name == "" {
@@ -212,7 +247,7 @@ func (u *Union) trim(d *directory) error {
 }
 
 // loadLower reads the listings of the sources, finds out which of these are hidden or elsewhere, and merges the rest.
-func (u *Union) loadLower(d *directory) error {
+func (u *Union) loadLower(d *directory, stop enough) error {
 	if len(d.sources) == 0 {
 		return nil
 	}
@@ -220,7 +255,7 @@ func (u *Union) loadLower(d *directory) error {
 		d.direct = true
 		return nil
 	}
-	parts, err := u.readSources(d)
+	parts, err := u.readSources(d, stop)
 	if err != nil {
 		return err
 	}
@@ -310,6 +345,9 @@ func (d *directory) put(x upperName) {
 	x.cookie = Cookie(x.name)
 	d.upper[x.name] = &x
 	d.fresh = append(d.fresh, &x)
+	if len(d.upper) == namesToNote {
+		d.large.Store(true)
+	}
 }
 
 // remove records that the upper branch has a name no more.

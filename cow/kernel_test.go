@@ -92,6 +92,7 @@ func TestKernelOverlay(t *testing.T) {
 			w := newTree(t, 1+rng.IntN(3), modeltest.Layers{Rand: rng, Devices: true, NoHardLinks: true})
 			w.close()
 			w.meta = Metacopy(round) % 2 // completed at the end, or left to the kernel
+			w.later = round/2%2 == 1
 			w.open()
 			lower := snapshot(t, w.lower)
 			var log []string

@@ -16,9 +16,12 @@ type found struct {
 	hasLower bool // lower is set; it shows only if upper is nil, or both are directories
 }
 
-// find looks a name up in a loaded directory. The caller holds n.mu. ENOENT if the union has no such name; found then still says
-// what of it is hidden.
+// find looks a name up in a loaded directory, or one that is being read. The caller holds n.mu. ENOENT if the union has no such name;
+// found then still says what of it is hidden.
 func (u *Union) find(n *Node, name string) (found, error) {
+	if !n.dir.loaded {
+		return u.findUnread(n, name)
+	}
 	f := found{name: name}
 	var err error
 	f.lower, f.hasLower, err = n.dir.lookupLower(name)
@@ -73,7 +76,7 @@ func (u *Union) lookup(dir *Node, name string) (found, error) {
 	if dir.isRemoved() {
 		return found{}, unix.ENOENT
 	}
-	if err := u.load(dir); err != nil {
+	if err := u.prepare(dir); err != nil {
 		return found{}, err
 	}
 	dir.mu.RLock()
@@ -317,7 +320,7 @@ func (u *Union) follow(parent *directory, redirect string, branch int) (*directo
 		if name == "" || name == "." || name == ".." || len(at.sources) == 0 {
 			return &directory{}, nil
 		}
-		if err := u.loadLower(at); err != nil {
+		if err := u.loadLower(at, nil); err != nil {
 			return nil, err
 		}
 		l, ok, err := at.lookupLower(name)

@@ -40,6 +40,7 @@ type tree struct {
 	fds   *Descriptors
 	host  host
 	meta  Metacopy
+	later bool // no directory is read before somebody has to wait for that; see unread
 }
 
 // host is what the machine lets the union do.
@@ -79,6 +80,7 @@ func (w *tree) open() {
 		}
 		o.Lower = append(o.Lower, b)
 	}
+	unread(&o, w.later)
 	u, err := New(o)
 	if err != nil {
 		w.t.Fatal(err)
@@ -423,6 +425,7 @@ func TestModel(t *testing.T) {
 			w.close()
 			w.host = host(round) % hosts
 			w.meta = Metacopy(round) % (MetacopyOff + 1)
+			w.later = round/12%2 == 1 // with each host and metacopy once
 			w.open()
 			defer func() { w.close() }()
 			lower := snapshot(t, w.lower)
@@ -449,6 +452,7 @@ func TestModel(t *testing.T) {
 					}
 				}
 			}
+			w.u.stopReading() // which holds what it reads
 			if n := w.live(); n != 1 {
 				t.Errorf("%d nodes are held after everything was forgotten, not just the root", n)
 			}

@@ -188,7 +188,7 @@ func (u *Union) reopenPartial(number string) (_ *partial, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := u.loadLower(at); err != nil {
+	if err := u.loadLower(at, nil); err != nil {
 		return nil, err
 	}
 	l, ok, err := at.lookupLower(path[slash+1:])

@@ -62,7 +62,7 @@ func (d *hostDir) readFrom(fd int, p *lowerPart, at int) error {
 			if name == "" {
 				return true
 			}
-			failed = p.add(de.raw[len(whiteoutPrefix):], &Entry{Whiteout: true}, at)
+			failed = p.take(de.raw[len(whiteoutPrefix):], &Entry{Whiteout: true}, at)
 			return failed == nil
 		}
 		// Only a stat tells a whiteout from a device, or anything where the file system gives no type. Empty files
@@ -81,7 +81,7 @@ func (d *hostDir) readFrom(fd int, p *lowerPart, at int) error {
 			e.Whiteout = isWhiteoutDevice(&st) ||
 				xattrForm && e.Type == unix.S_IFREG && st.Size == 0 && d.xattrWhiteout(fd, name)
 		}
-		failed = p.add(de.raw, &e, at)
+		failed = p.take(de.raw, &e, at)
 		return failed == nil
 	})
 	if err == nil {

@@ -13,17 +13,31 @@ const readAtOnce = 8
 // lowerPart is what one source of a directory holds, as read in one go.
 type lowerPart struct {
 	listing
+	enough   enough
 	opaque   bool
 	redirect string
 	err      error
 }
 
+// enough is asked with each name that is read of a directory how many were read so far, and ends that by an error; nil never does.
+type enough func(names int) error
+
+// take is add, unless that is enough.
+func (p *lowerPart) take(name []byte, e *Entry, at int) error {
+	if p.enough != nil {
+		if err := p.enough(len(p.ents)); err != nil {
+			return err
+		}
+	}
+	return p.add(name, e, at)
+}
+
 // readSources lists the sources of a directory, and drops from d.sources those that an opaque directory hides or a redirect
 // replaces.
-func (u *Union) readSources(d *directory) ([]*listing, error) {
+func (u *Union) readSources(d *directory, stop enough) ([]*listing, error) {
 	var parts []*listing
 	for {
-		unread := u.readParts(d.sources, len(parts))
+		unread := u.readParts(d.sources, len(parts), stop)
 		redirected := false
 		for i := range unread {
 			p := &unread[i]
@@ -55,9 +69,12 @@ func (u *Union) readSources(d *directory) ([]*listing, error) {
 }
 
 // readParts reads sources from the given one on.
-func (u *Union) readParts(sources []source, from int) []lowerPart {
+func (u *Union) readParts(sources []source, from int, stop enough) []lowerPart {
 	parts := make([]lowerPart, len(sources)-from)
-	read := func(i int) { parts[i].err = parts[i].read(&sources[from+i], from+i) }
+	read := func(i int) {
+		parts[i].enough = stop
+		parts[i].err = parts[i].read(&sources[from+i], from+i)
+	}
 	if len(parts) == 1 {
 		read(0)
 		return parts
@@ -90,7 +107,7 @@ func (p *lowerPart) read(s *source, at int) (err error) {
 	}
 	var failed error
 	err = s.dir.List(0, func(e Entry) bool {
-		failed = p.add([]byte(e.Name), &e, at)
+		failed = p.take([]byte(e.Name), &e, at)
 		return failed == nil
 	})
 	if err == nil {

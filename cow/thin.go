@@ -94,6 +94,7 @@ func (u *Union) obtainThin(id uint64, parent *Node, name string, place uint32) b
 		u.ref(parent)
 		if u.trail != nil {
 			u.trail.set(id, false, parent.id, Cookie(name))
+			u.noteName(id, parent, name)
 		}
 	}
 	return true

@@ -13,9 +13,11 @@ import (
 // is believed if it is the file.
 //
 // An entry can be at one of trailWays places, which depend on the file's number alone. Numbers that a file system gave out one after the
-// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are is a hash, since
-// file systems give directories numbers far apart, at regular distances. Directories have a part of their own: the way to
-// every file leads through some, and files, of which there are more, must not overwrite them.
+// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are, and where in each
+// the first number is, is a hash, since file systems give directories numbers far apart, at regular distances, and some of them
+// all files. Where all places are taken, one of the entries there goes to another of its own: so hardly any is lost before the
+// table is nearly full. Directories have a part of their own: the way to every file leads through some, and files, of which
+// there are more, must not overwrite them.
 
 const (
 	trailDirs  = 1 << 17
@@ -24,8 +26,8 @@ const (
 	trailWays  = 4
 	trailBlock = 64 // numbers
 
-	// TrailSize is how many bytes [Union.LeaveTrail] takes. The last of it are spares.
-	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8
+	// TrailSize is how many bytes [Union.LeaveTrail] takes. After the table come spares, and names.
+	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8 + trailNamesSize
 
 	// trailGone, in the third number of an entry, says that the file is a lower branch's, which was all there was of it,
 	// and that it was removed from that place. Cookies don't have this bit.
@@ -39,19 +41,25 @@ type trail []uint64
 // TrailSize bytes, aligned to 8, zeros at first, and stays as long as the union does. It is called before anything else is
 // done with the union.
 func (u *Union) LeaveTrail(mem []byte) {
-	u.trail = unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
-	u.spares.share(u.trail[(trailDirs+trailFiles)*trailEntry/8:])
+	all := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
+	const table = (trailDirs + trailFiles) * trailEntry / 8
+	u.trail = all[:table]
+	u.spares.share(all[table:][:spareMax*spareEntry])
+	u.names.share(all[table+spareMax*spareEntry:])
 }
 
 // place returns one of the places that an entry can have.
 func (t trail) place(id uint64, dir bool, way int) []uint64 {
-	size, first := uint64(trailFiles), uint64(0)
+	// The table of a test can be smaller, with parts of the same proportion.
+	blocks := uint64(len(t)) / (trailEntry / 8 * trailBlock)
+	first, size := uint64(0), blocks*trailFiles/(trailDirs+trailFiles)
 	if dir {
-		size, first = trailDirs, trailFiles
+		first, size = size, blocks-size
 	}
-	h := (id/trailBlock + uint64(way)<<56) * 0x9e3779b97f4a7c15 // Fibonacci hashing: Knuth, volume 3, 6.4
-	block := (h ^ h>>32) % (size / trailBlock)
-	at := first + block*trailBlock + id%trailBlock
+	// One multiplication would not be enough of a hash: numbers at regular distances would meet in the same blocks.
+	h := fmix(id/trailBlock*trailWays + uint64(way))
+	block := first + h>>32*size>>32
+	at := block*trailBlock + (id+h)%trailBlock
 	return t[at*trailEntry/8:][:trailEntry/8]
 }
 
@@ -77,16 +85,41 @@ func (t trail) set(id uint64, dir bool, parent, cookie uint64) {
 		}
 	}
 	if e == nil {
-		e = t.place(id, dir, int(cookie%trailWays)) // somebody has to go
+		e = t.makeRoom(id, dir, int(cookie%trailWays))
 	}
 	if atomic.LoadUint64(&e[0]) == id && atomic.LoadUint64(&e[1]) == parent && atomic.LoadUint64(&e[2]) == cookie {
 		return
 	}
-	// The process can be killed in between: no entry must be half of one file's and half of another's.
+	writeEntry(e, id, parent, cookie)
+}
+
+// writeEntry fills a place. The process can be killed in between: no entry must be half of one file's and half of another's.
+func writeEntry(e []uint64, id, parent, cookie uint64) {
 	atomic.StoreUint64(&e[0], 0)
 	atomic.StoreUint64(&e[1], parent)
 	atomic.StoreUint64(&e[2], cookie)
 	atomic.StoreUint64(&e[0], id)
+}
+
+// makeRoom returns one of the places of an entry, all of which are taken: the entry there goes to another of its own places. If
+// none can, that at the given way is lost.
+func (t trail) makeRoom(id uint64, dir bool, way int) []uint64 {
+	for w := range trailWays {
+		e := t.place(id, dir, w)
+		other := atomic.LoadUint64(&e[0])
+		for o := range trailWays {
+			free := t.place(other, dir, o)
+			if atomic.LoadUint64(&free[0]) != 0 {
+				continue
+			}
+			parent, cookie := atomic.LoadUint64(&e[1]), atomic.LoadUint64(&e[2])
+			if atomic.LoadUint64(&e[0]) == other { // else somebody else is writing it
+				writeEntry(free, other, parent, cookie)
+				return e
+			}
+		}
+	}
+	return t.place(id, dir, way)
 }
 
 // get returns where a file was; false if that isn't known.
@@ -110,6 +143,7 @@ func (u *Union) seen(n *Node) {
 	if len(n.links) > 0 && (u.trail != nil || n.id&spareBit != 0) {
 		l := &n.links[0]
 		u.leave(n, l.parent, Cookie(l.name))
+		u.noteName(n.id, l.parent, l.name)
 	}
 }
 
@@ -182,6 +216,15 @@ func (u *Union) trackDir(id uint64, depth int) (dir *Node, cookie uint64, gone b
 // byCookie returns the file with the ID that is at a place in the listing of a directory, with a reference; nil if it isn't there.
 // An error is none of the file's: it is looked for elsewhere then, and that one is reported.
 func (u *Union) byCookie(dir *Node, cookie, id uint64) *Node {
+	if name := u.names.of(id); name != "" && Cookie(name) == cookie {
+		var a Attr
+		if n, err := u.Lookup(dir, name, &a); err == nil {
+			if n.id == id {
+				return n
+			}
+			u.Forget(n, 1)
+		}
+	}
 	// Two names can have the same cookie.
 	got, err := u.ReadDir(dir, cookie-1, make([]DirEnt, 0, 2))
 	if err != nil {

@@ -14,9 +14,20 @@ type trailTree struct {
 	mem []byte
 }
 
-func newTrailTree(t *testing.T) *trailTree {
+// bothWays runs a test with directories that are read at once and with ones that are read in the background.
+func bothWays(t *testing.T, test func(t *testing.T, w *trailTree)) {
+	for name, later := range map[string]bool{"read at once": false, "unread": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newTrailTree(t, later)
+			defer func() { w.close() }()
+			test(t, w)
+		})
+	}
+}
+
+func newTrailTree(t *testing.T, later bool) *trailTree {
 	base := t.TempDir()
-	w := &trailTree{&tree{t: t, lower: []string{base + "/lower"}, upper: base + "/upper", work: base + "/work"}, make([]byte, TrailSize)}
+	w := &trailTree{&tree{t: t, lower: []string{base + "/lower"}, upper: base + "/upper", work: base + "/work", later: later}, make([]byte, TrailSize)}
 	for _, d := range []string{"/lower/dir/sub/deep", "/upper", "/work"} {
 		must(t, os.MkdirAll(base+d, 0o755))
 	}
@@ -31,12 +42,15 @@ func newTrailTree(t *testing.T) *trailTree {
 // kill leaves the union as a killed process does, and goes on from it.
 func (w *trailTree) kill() {
 	w.t.Helper()
+	w.u.stopReading()
 	must(w.t, w.u.upper.close())
 	w.fds.Close()
 	w.fds = NewDescriptors(64)
 	b, err := OpenDirBranch(w.lower[0], DirOptions{Descriptors: w.fds})
 	must(w.t, err)
-	w.u, err = New(Options{Lower: []Branch{b}, Upper: w.upper, Work: w.work, Descriptors: w.fds, Resume: true})
+	o := Options{Lower: []Branch{b}, Upper: w.upper, Work: w.work, Descriptors: w.fds, Resume: true}
+	unread(&o, w.later)
+	w.u, err = New(o)
 	must(w.t, err)
 	w.u.LeaveTrail(w.mem)
 }
@@ -72,9 +86,9 @@ func (w *trailTree) searched() bool { return w.u.former.dirs != nil }
 
 // TestTrail changes files in all ways that there are and finds them by their numbers in a union that goes on from the one which was
 // killed, without looking through the tree.
-func TestTrail(t *testing.T) {
-	w := newTrailTree(t)
-	defer func() { w.close() }()
+func TestTrail(t *testing.T) { bothWays(t, trailFinds) }
+
+func trailFinds(t *testing.T, w *trailTree) {
 	at := &paths{u: w.u}
 	want := map[uint64]string{}
 	note := func(name, content string) { want[w.find(name)] = content }
@@ -114,9 +128,9 @@ func TestTrail(t *testing.T) {
 }
 
 // TestTrailMisleads has entries that lead nowhere, or to another file, and in a circle: the file is found all the same.
-func TestTrailMisleads(t *testing.T) {
-	w := newTrailTree(t)
-	defer func() { w.close() }()
+func TestTrailMisleads(t *testing.T) { bothWays(t, trailMisleads) }
+
+func trailMisleads(t *testing.T, w *trailTree) {
 	dir, sub, deep := w.find("/dir"), w.find("/dir/sub"), w.find("/dir/sub/deep")
 	file, other := w.find("/dir/sub/deep/file"), w.find("/dir/sub/deep/other")
 	for name, mislead := range map[string]func(tr trail){
@@ -145,9 +159,9 @@ func TestTrailMisleads(t *testing.T) {
 // TestSpareNumbers has two files of one number: a file of the upper branch that says to come from a lower file of another stack. The one
 // that is looked up second keeps the number that it got then, also when the first is not there any more, renamed, and
 // without a name.
-func TestSpareNumbers(t *testing.T) {
-	w := newTrailTree(t)
-	defer func() { w.close() }()
+func TestSpareNumbers(t *testing.T) { bothWays(t, spareNumbers) }
+
+func spareNumbers(t *testing.T, w *trailTree) {
 	first := w.find("/file")
 	w.close()
 	for _, name := range []string{"second", "third", "fourth"} {

@@ -15,6 +15,7 @@
 package cow
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -55,6 +56,10 @@ type Options struct {
 
 	// Descriptors is the cache of open files; nil makes one of the default size.
 	Descriptors *Descriptors
+
+	// For tests: Union.many, 0 for the default, and Union.heldBack.
+	many     int
+	heldBack func(*Union, *Node)
 }
 
 // RootID is the ID of the root directory; FUSE fixes it (FUSE_ROOT_ID).
@@ -74,10 +79,15 @@ type Union struct {
 	upper  *upperBranch // nil if read only
 	root   *Node
 
+	many     int                 // a directory of more names is read in the background; see many.go
+	readings sync.WaitGroup      // of such directories
+	stopping atomic.Bool         // nothing is read any more
+	heldBack func(*Union, *Node) // if not nil, called before such a directory is read
 	partials partials
 	ahead    ahead
 	former   *former // nil unless it goes on from another
 	trail    trail
+	names    trailNames
 
 	tree    sync.RWMutex
 	copying [64]sync.Mutex // by node ID
@@ -95,7 +105,7 @@ type shard struct {
 
 // New merges branches. The error says which branch is at fault and why; the branches are then closed.
 func New(o Options) (_ *Union, err error) {
-	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect, metacopy: o.Metacopy}
+	u := &Union{lowers: o.Lower, owners: o.Owners, fds: o.Descriptors, volatile: o.Volatile, noRedirect: o.NoRedirect, metacopy: o.Metacopy, many: cmp.Or(o.many, namesAtOnce), heldBack: o.heldBack}
 	defer func() {
 		if err != nil {
 			u.Close()
@@ -155,7 +165,7 @@ func New(o Options) (_ *Union, err error) {
 // Close completes the upper branch and lets go of everything. Nothing may use the union any more. Close does not sync.
 func (u *Union) Close() error {
 	var errs []error
-	u.ahead.end()
+	u.stopReading()
 	u.stopResume()
 	if u.upper != nil {
 		errs = append(errs, u.finishPartials())
@@ -171,7 +181,7 @@ func (u *Union) Close() error {
 // Leave lets go of everything and leaves the upper branch as it is, for another process that goes on with it ([Options.Resume]).
 // It takes the place of Close.
 func (u *Union) Leave() error {
-	u.ahead.end()
+	u.stopReading()
 	u.stopResume()
 	u.leavePartials()
 	return u.release()

@@ -88,17 +88,22 @@ func takeoverCommand() *cli.Command {
 		Description: `Lists a tree and asks for the attributes of every entry, so that the kernel knows them all. Then it kills the server of the mount
 --runs times, while it goes on asking, and reports the longest wait for an answer around each kill.
 
-Example:
-   unionfs bench takeover --entries 14000,1000000 --runs 50`,
+Examples:
+   unionfs bench takeover --entries 14000,1000000 --runs 50
+   unionfs bench takeover --entries 1000000 --in-directory 1000000`,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "entries", Usage: "of the trees (`N,N,...`)", Value: "14000"},
+			&cli.IntFlag{Name: "in-directory", Usage: "`N` of the entries are a directory and what is in it", Value: 1000},
 			runsFlag(25),
 		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := checkBench(c); err != nil {
 				return err
 			}
-			o := bench.TakeoverOptions{Kills: c.Int("runs"), Progress: newProgress()}
+			o := bench.TakeoverOptions{Kills: c.Int("runs"), Each: c.Int("in-directory"), Progress: newProgress()}
+			if o.Each < 2 {
+				return fmt.Errorf("--in-directory %d: a directory and a file are two", o.Each)
+			}
 			var err error
 			if o.Entries, err = numbersOf(c, "entries"); err != nil {
 				return err
