@@ -106,24 +106,25 @@ func TestHostPIDs(t *testing.T) {
 	inGuardedWorlds(t, func(t *testing.T, w *ward) {
 		host, err := os.Readlink("/proc/self/ns/pid")
 		must(t, err)
-		for _, c := range []struct{ name, script, want string }{
-			{"namespace", "readlink /proc/self/ns/pid", host},
-			{"processes of the host", fmt.Sprintf("test -d /proc/%d && echo there", os.Getpid()), "there"},
-			{"their programs", fmt.Sprintf("readlink /proc/%d/exe || ls /proc/%[1]d/root/ || cat /proc/%[1]d/environ || readlink /proc/$PPID/exe || echo refused", os.Getpid()), "refused"},
-			{"kernel parameters", "(echo x >/proc/sys/kernel/core_pattern) && echo written || echo refused", "refused"},
-			{"keys masked", "cat /proc/keys | wc -c", "0"},
-			{"what is left by its parent", "(sh -c 'sleep 1000 & echo $!' >/tmp/pid); awk=$(cat /proc/$(cat /tmp/pid)/stat); set -- $awk; test $4 = $PPID && echo ours", "ours"},
-			{"its own directory in /proc", "echo 5 >/proc/self/oom_score_adj && cat /proc/self/oom_score_adj", "5"},
+		must(t, os.Chmod(filepath.Join(w.root, "tmp"), 0o1777))
+		var script, want strings.Builder
+		for _, c := range []struct{ script, want string }{
+			{"readlink /proc/self/ns/pid", host},
+			{fmt.Sprintf("test -d /proc/%d && echo there", os.Getpid()), "there"},
+			{fmt.Sprintf("readlink /proc/%d/exe || ls /proc/%[1]d/root/ || cat /proc/%[1]d/environ || readlink /proc/$PPID/exe || echo refused", os.Getpid()), "refused"},
+			{"(echo x >/proc/sys/kernel/core_pattern) && echo written || echo refused", "refused"},
+			{"cat /proc/keys | wc -c", "0"},
+			// What is left by its parent becomes the init's.
+			{"(sh -c 'sleep 1000 & echo $!' >/tmp/pid); set -- $(cat /proc/$(cat /tmp/pid)/stat); test $4 = $PPID && echo ours", "ours"},
+			{"echo 5 >/proc/self/oom_score_adj && cat /proc/self/oom_score_adj", "5"},
 		} {
-			t.Run(c.name, func(t *testing.T) {
-				w := w.in(t)
-				must(t, os.Chmod(filepath.Join(w.root, "tmp"), 0o1777))
-				if res := w.run(w.ofHost("{ " + c.script + "; } 2>/dev/null")); strings.TrimSpace(res.stdout) != c.want || res.code != 0 {
-					t.Errorf("%s: %+v, want %q", c.script, res, c.want)
-				}
-				w.noneMarked()
-			})
+			script.WriteString("{ " + c.script + "; } 2>/dev/null\n")
+			want.WriteString(c.want + "\n")
 		}
+		if res := w.run(w.ofHost(script.String())); res.stdout != want.String() || res.code != 0 {
+			t.Errorf("%s: %+v, want %q", script.String(), res, want.String())
+		}
+		w.noneMarked()
 		res := w.run(w.ofHost("sleep 1000 & setsid sleep 1000 & (sleep 1000 &); exit 7"))
 		if res.code != 7 {
 			t.Errorf("exit code: %+v", res)
