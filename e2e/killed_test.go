@@ -100,14 +100,18 @@ done`
 }
 
 // TestKilledAtAnyInstant kills one of a container's processes, whichever, at random instants from its start on: before it runs,
-// while the supervisor serves its root, while another process takes that over, and later. What is left can be listed and removed,
-// and nothing else is left.
+// while the supervisor serves its root, while another process takes that over, and later; with a PID namespace of its own and in the
+// host's. What is left can be listed and removed, and nothing else is left.
 func TestKilledAtAnyInstant(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
 		importBusybox(t, c)
+		c.delegateCgroup(t)
 		for turn := range 24 {
 			name := fmt.Sprintf("k%d", turn)
-			args := []string{"--root", c.root, "run", "--name", name, "bb:1", "sh", "-c", "while :; do echo more >> /file; mkdir /dir; rmdir /dir; done"}
+			args := []string{"--root", c.root, "run", "--name", name, "-e", "MARK=" + c.home, "bb:1", "sh", "-c", "sleep 1000 & while :; do echo more >> /file; mkdir /dir; rmdir /dir; done"}
+			if turn%4 >= 2 {
+				args = slices.Insert(args, 3, "--pid", "host")
+			}
 			if turn%2 == 0 {
 				args = slices.Insert(args, 3, "-d")
 			}
@@ -140,6 +144,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 				return len(c.processes()) == 0 && (r.code == 0 || strings.Contains(r.stderr, "no such container"))
 			})
 			_ = cmd.Wait()
+			waitFor(t, func() bool { return len(c.inContainers()) == 0 })
 			if out := c.must(t, "ps", "-a", "-q"); out != "" {
 				t.Errorf("after killing %s ps says %q", what, out)
 			}
@@ -148,6 +153,17 @@ func TestKilledAtAnyInstant(t *testing.T) {
 			}
 		}
 	})
+}
+
+// inContainers lists the processes, other than zombies, in containers that were run with -e MARK=HOME.
+func (c *caller) inContainers() (found []string) {
+	for _, name := range paths(filepath.Glob("/proc/[0-9]*/environ")) {
+		environ, err := os.ReadFile(name)
+		if err == nil && slices.Contains(strings.Split(string(environ), "\x00"), "MARK="+c.home) {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 // commandLine is how a process was started, for messages.

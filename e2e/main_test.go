@@ -10,8 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // world is what all tests share: where the program under test is.
@@ -62,6 +65,8 @@ type caller struct {
 	root         string // --root
 	uplink       string // UNIONFS_UPLINK; none if empty
 	netns        string // the path of the network namespace that their commands run in; the test's own if empty
+
+	cgroup *os.File // the directory of a cgroup of the unified hierarchy that their commands run in; nil for the test's own
 }
 
 // All kinds of callers, by name.
@@ -165,10 +170,46 @@ func (c *caller) command(t *testing.T, name string, args ...string) *exec.Cmd {
 	if c.uplink != "" {
 		command.Env = append(command.Env, "UNIONFS_UPLINK="+c.uplink)
 	}
+	if c.cgroup != nil {
+		command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(c.cgroup.Fd())}
+	}
 	if c.netns != "" {
 		return inside(c.netns, command)
 	}
 	return command
+}
+
+// delegateCgroup gives an ordinary user a cgroup, as systemd does. Root needs none.
+func (c *caller) delegateCgroup(t *testing.T) {
+	t.Helper()
+	if c.uid == 0 {
+		return
+	}
+	unified := "/sys/fs/cgroup"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(unified, &fs); err == nil && fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		unified = "/sys/fs/cgroup/unified"
+	}
+	dir, err := os.MkdirTemp(unified, "unionfs-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The last command's process may be dying.
+		waitFor(t, func() bool { return !errors.Is(unix.Rmdir(dir), unix.EBUSY) })
+	})
+	for _, file := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+		if err := os.Chown(filepath.Join(dir, file), c.uid, c.uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c.cgroup, err = os.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.cgroup.Close()
+		c.cgroup = nil
+	})
 }
 
 // writeEtc writes what command binds over the files in /etc.

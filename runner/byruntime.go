@@ -46,7 +46,7 @@ func newByRuntime(c *Container, theirs *os.File) (*byRuntime, error) {
 		container: c, program: c.Spec.Annotations[AnnotationRuntime], streams: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		ready: make(chan struct{}, 1),
 	}
-	for _, annotation := range []string{AnnotationIPC, AnnotationUTS, AnnotationCgroup} {
+	for _, annotation := range []string{AnnotationPID, AnnotationIPC, AnnotationUTS, AnnotationCgroup} {
 		if c.Spec.Annotations[annotation] != "" {
 			return nil, fmt.Errorf("with --runtime %s, namespaces of other containers can't be shared", filepath.Base(b.program))
 		}

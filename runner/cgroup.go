@@ -18,11 +18,12 @@ import (
 )
 
 // cgroups are the leaf directories in which the kernel enforces a container's limits, one in each hierarchy that has a
-// controller for one of them. Only containers with limits have any. They are made and removed by P1, which is not in them;
+// controller for one of them, and its guard. Only containers with limits, or without a PID namespace of their own, have any. They are made and removed by P1, which is not in them;
 // their paths are in the container's directory before they are made, so that others can remove them if P1 is killed.
 type cgroups struct {
 	container *Container
 	leaves    []leaf
+	guard     string // the directory by which the container is ended, if there is one
 }
 
 // leaf is the container's directory in one hierarchy.
@@ -40,14 +41,18 @@ type hierarchy struct {
 	unified     bool
 }
 
-// newCgroups makes the cgroups of a container and writes its limits; nil if it has none. The caller holds the container's
+// newCgroups makes the cgroups of a container and writes its limits; nil if it needs none. The caller holds the container's
 // lock, and must call remove.
 func newCgroups(c *Container) (*cgroups, error) {
 	if c.Spec.Annotations[AnnotationRuntime] != "" {
 		return nil, nil // that runtime does it
 	}
 	resources := c.Spec.Linux.Resources
-	if limits, err := limitsOf(resources, false); err != nil || len(limits) == 0 {
+	if limits, err := limitsOf(resources, false); err != nil || len(limits) == 0 && !guarded(c.Spec) {
+		return nil, err
+	}
+	// What a run before this one left, if its supervisor was killed.
+	if err := c.removeCgroups(); err != nil {
 		return nil, err
 	}
 	c.state.removeStaleCgroups()
@@ -58,6 +63,11 @@ func newCgroups(c *Container) (*cgroups, error) {
 	g := &cgroups{container: c}
 	if err := g.place(resources, all); err != nil {
 		return nil, err
+	}
+	if guarded(c.Spec) {
+		if err := g.placeGuard(all); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.make(); err != nil {
 		_ = g.remove()
@@ -214,6 +224,14 @@ func limitError(l limit, err error) error {
 	return fmt.Errorf("limiting %s: %w", l.what, err)
 }
 
+// failure says why a directory can't be had, by what it is for.
+func (l *leaf) failure(err error) error {
+	if len(l.limits) == 0 {
+		return guardError(err)
+	}
+	return limitError(l.limits[0], err)
+}
+
 func unifiedOnly() bool {
 	var fs unix.Statfs_t
 	return unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
@@ -238,10 +256,10 @@ func (g *cgroups) make() error {
 	}
 	for _, l := range g.leaves {
 		if err := os.Mkdir(l.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return limitError(l.limits[0], err)
+			return l.failure(err)
 		}
 		if err := l.inheritCpuset(); err != nil {
-			return limitError(l.limits[0], err)
+			return l.failure(err)
 		}
 		if err := l.write(func(limit limit) bool { return !l.late(limit) }); err != nil {
 			return err
@@ -323,7 +341,7 @@ func (g *cgroups) within(start func() error) (err error) {
 	}
 	for _, l := range g.leaves {
 		if err := l.enter(l.dir); err != nil {
-			return limitError(l.limits[0], err)
+			return l.failure(err)
 		}
 		defer func() {
 			back := l.enter(l.own)
@@ -395,8 +413,8 @@ func (c *Container) addCgroupDirectory(dir string) error {
 	return os.Rename(tmp, c.cgroupPath())
 }
 
-// removeCgroups removes what a container has of cgroups; the caller holds its lock. A directory in which processes are
-// still dying is waited for a moment.
+// removeCgroups removes what a container has of cgroups, and kills what is left in them; the caller holds its lock, and the
+// container has ended. A directory in which processes are still dying is waited for a moment.
 func (c *Container) removeCgroups() error {
 	if _, err := os.Lstat(c.cgroupPath()); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -405,11 +423,14 @@ func (c *Container) removeCgroups() error {
 		_ = thawCgroup(dir) // frozen, what was killed would not go
 		deadline := time.Now().Add(2 * time.Second)
 		for {
-			err := unix.Rmdir(dir)
+			err := removeCgroupTree(dir)
 			if err == nil || errors.Is(err, unix.ENOENT) {
 				break
 			}
 			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				return fmt.Errorf("removing the cgroup %s: %w", dir, err)
+			}
+			if _, err := killCgroup(dir); err != nil {
 				return fmt.Errorf("removing the cgroup %s: %w", dir, err)
 			}
 			time.Sleep(time.Millisecond)

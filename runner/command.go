@@ -113,6 +113,8 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 		for i, f := range stdio {
 			files[i] = f.Fd()
 		}
+		p.forking.Lock()
+		defer p.forking.Unlock()
 		pid, err = syscall.ForkExec(file, process.Args, &syscall.ProcAttr{Env: env, Files: files, Sys: sys})
 		err = execError(process.Args[0], err)
 	}()

@@ -18,6 +18,7 @@ const (
 	AnnotationImage      = "io.unionfs.image"       // the image reference that the root came from
 	AnnotationUser       = "io.unionfs.user"        // USER[:GROUP], looked up inside the container
 	AnnotationGroups     = "io.unionfs.groups"      // further groups, separated by commas, looked up inside the container
+	AnnotationPID        = "io.unionfs.pid"         // the ID of the container whose PID namespace is shared, with /proc
 	AnnotationIPC        = "io.unionfs.ipc"         // the ID of the container whose IPC namespace is shared, with /dev/shm and /dev/mqueue
 	AnnotationUTS        = "io.unionfs.uts"         // the ID of the container whose names are shared
 	AnnotationCgroup     = "io.unionfs.cgroup"      // the ID of the container whose cgroup namespace is shared, with /sys/fs/cgroup

@@ -88,8 +88,14 @@ func checkSpec(spec *specs.Spec) error {
 	switch {
 	case spec.Process == nil || len(spec.Process.Args) == 0:
 		return errors.New("no command was given, and the image has none")
-	case spec.Linux == nil || !hasNewNamespace(spec, specs.PIDNamespace) || !hasNewNamespace(spec, specs.MountNamespace):
-		return errors.New("the specification must ask for new PID and mount namespaces")
+	case spec.Linux == nil || !hasNewNamespace(spec, specs.MountNamespace):
+		return errors.New("the specification must ask for a new mount namespace")
+	case guarded(spec) && spec.Annotations[AnnotationRuntime] != "":
+		return errors.New("a PID namespace (--pid) can't be shared where another runtime makes the container")
+	case guarded(spec) && !hasNewNamespace(spec, specs.CgroupNamespace) && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+		return m.Type == "cgroup" && !slices.Contains(m.Options, "ro")
+	}):
+		return errors.New("with a shared PID namespace (--pid), a privileged container needs a cgroup namespace of its own: its command could leave the cgroup by which it is ended")
 	}
 	for _, ns := range spec.Linux.Namespaces {
 		if ns.Path != "" {

@@ -52,7 +52,8 @@ func Unmask(spec *specs.Spec) {
 }
 
 // ShareHostNamespace makes the container use the host's namespace of the kind instead of one of its own, with the mounts
-// that belong to it. PID and mount namespaces can't be shared.
+// that belong to it. Mount namespaces can't be shared. Without a PID namespace of its own, the container needs a cgroup of its own to be
+// ended by, or can't be started.
 func ShareHostNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType) {
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
 	if kind != specs.IPCNamespace {

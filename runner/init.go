@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerInit is P2: PID 1 of a container. It was started with the container's namespaces, a wire to P1, and the
+// containerInit is P2: PID 1 of a container, unless that shares a PID namespace. It was started with the container's namespaces, a wire to P1, and the
 // description in a memory file. It sets the container up from inside, starts the command as its child, and stays to pass
-// signals on and to reap. When it ends, the kernel kills all else in the container.
+// signals on and to reap. When it ends, the kernel kills all else in the container, or else it does so itself, by its guard.
 type containerInit struct {
 	cfg     initConfig
 	config  chan *os.File // where that is to be read
@@ -30,6 +30,8 @@ type containerInit struct {
 	caught  chan struct{}  // closed when it gets those
 	others  *otherCommands
 	owners  *ownerKeeper // nil if there is nothing to keep
+	guard   *os.File     // what it ends the container by, where its own end doesn't; see openGuard
+	forking *sync.Mutex  // held while a command is started, and for ever once the container is being ended
 }
 
 // runInit is the whole life of P2; it returns its exit code, which P1 uses only if P2 could not send its own word.
@@ -44,6 +46,14 @@ func runInit() int {
 	p := &containerInit{
 		config: make(chan *os.File, 1), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
 		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
+		guard: inheritGuard(os.Args[1:]), forking: &sync.Mutex{},
+	}
+	if p.guard != nil {
+		// What loses its parent is ours to reap, as it is PID 1's; and so all of the container descends from us.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			fmt.Fprintln(os.Stderr, "unionfs: becoming a reaper:", err)
+			return exitOurs
+		}
 	}
 	go func() {
 		// Go's runtime passes each of them between two threads first, which the set-up need not wait for.
@@ -54,13 +64,23 @@ func runInit() int {
 	command, err := p.setUp()
 	if err != nil {
 		_ = p.wire.send(message{Kind: msgFailed, Code: startCode(err), Error: err.Error()})
+		p.endOthers()
 		return startCode(err)
 	}
 	settle()
 	go signal.Notify(p.signals) // the real-time ones too, which are as many again
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
+	p.endOthers()
 	return code
+}
+
+// endOthers ends all other processes of the container, where our end alone doesn't.
+func (p *containerInit) endOthers() {
+	if p.guard != nil {
+		p.forking.Lock()
+		endGuarded(p.guard)
+	}
 }
 
 // standardSignals are all but the real-time ones.
@@ -78,6 +98,7 @@ func (p *containerInit) followSupervisor() {
 	for {
 		m, fds, err := p.wire.recv()
 		if err != nil {
+			p.endOthers()
 			unix.Exit(exitUnknown)
 		}
 		if m.Kind == msgExec {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -60,18 +62,21 @@ type initConfig struct {
 type initProcess struct {
 	cmd     *exec.Cmd
 	wire    *wire
-	theirs  *os.File   // P2's end of the wire
-	config  initConfig // what it is told by configure
-	exe     *os.File   // the program, see protectedProgram
-	shared  *shared    // what other containers share with this one
-	other   *byRuntime // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
-	ownTime bool       // it gets a time namespace
+	theirs  *os.File      // P2's end of the wire
+	config  initConfig    // what it is told by configure
+	exe     *os.File      // the program, see protectedProgram
+	shared  *shared       // what other containers share with this one
+	other   *byRuntime    // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
+	ownTime bool          // it gets a time namespace
+	guard   string        // the cgroup that the container is ended by, if it is not by P2's end
+	ending  *os.File      // what P2 ends it by; see openGuard
+	gone    chan struct{} // closed when P2 has been waited for
 }
 
-// newInitProcess prepares P2, without starting it. Only where mustSeeRoot says so need the container's root be mounted before.
-func newInitProcess(c *Container, h Hooks, hold bool) (*initProcess, error) {
-	p := &initProcess{shared: &shared{}}
-	if err := p.prepare(c, h, hold); err != nil {
+// newInitProcess prepares P2, without starting it. With hold, it only holds the container's root, and limits are nil. Only where mustSeeRoot says so need the container's root be mounted before.
+func newInitProcess(c *Container, h Hooks, limits *cgroups, hold bool) (*initProcess, error) {
+	p := &initProcess{shared: &shared{}, gone: make(chan struct{})}
+	if err := p.prepare(c, h, limits, hold); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -85,7 +90,7 @@ func mustSeeRoot(c *Container) bool {
 	return c.Spec.Annotations[AnnotationRuntime] != "" || c.Spec.Annotations[AnnotationUser] != "" && !numeric
 }
 
-func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
+func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool) (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
@@ -129,6 +134,22 @@ func (p *initProcess) prepare(c *Container, h Hooks, hold bool) (err error) {
 		ExtraFiles:  append([]*os.File{p.theirs}, p.shared.mounts...),
 		SysProcAttr: attr,
 	}
+	return p.addGuard(limits)
+}
+
+// addGuard gives P2 what it is to end the container by, if that is not its own end.
+func (p *initProcess) addGuard(limits *cgroups) (err error) {
+	if limits == nil || limits.guard == "" {
+		return nil
+	}
+	p.guard = limits.guard
+	if p.ending, err = openGuard(p.guard); err != nil {
+		return err
+	}
+	p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, p.ending)
+	p.cmd.Args = append(p.cmd.Args, guardArgument+strconv.Itoa(2+len(p.cmd.ExtraFiles)))
+	// It must outlive us for that moment: the end of its wire tells it. The signal is for one that somebody has stopped.
+	p.cmd.SysProcAttr.Pdeathsig = unix.SIGCONT
 	return nil
 }
 
@@ -161,6 +182,9 @@ func (cfg *initConfig) holdOnly() {
 	process, linux := *spec.Process, *spec.Linux
 	process.Terminal = false
 	linux.Seccomp, linux.Sysctl, linux.Resources = nil, nil, nil
+	if guarded(&spec) {
+		linux.Namespaces = append(slices.Clone(linux.Namespaces), specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
 	spec.Process, spec.Linux = &process, &linux
 	cfg.Spec, cfg.Hold = &spec, true
 }
@@ -260,6 +284,25 @@ func allCapabilities() []uintptr {
 	return all
 }
 
+// onItsThread calls start, which calls p.start, on this thread; or, where P2 joins another container's PID namespace, on one that is
+// made for it and ends with P2. All that a thread starts is in that namespace once it has joined it, and an ordinary user may not
+// come back.
+func (p *initProcess) onItsThread(start func() error) error {
+	if !p.shared.joins(specs.PIDNamespace) {
+		return start()
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		err := start()
+		started <- err
+		if err == nil {
+			<-p.gone
+		}
+	}()
+	return <-started
+}
+
 // start starts P2. The calling goroutine must stay on its thread until P2 is gone.
 func (p *initProcess) start() error {
 	if p.other != nil {
@@ -278,6 +321,9 @@ func (p *initProcess) start() error {
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
 	// either: as long as it is, its flags can be changed through any path to it. The command waits for that.
 	p.theirs.Close()
+	if p.ending != nil {
+		p.ending.Close()
+	}
 	go func() {
 		p.exe.Close() // the kernel takes its time to unmount it
 		_ = p.wire.send(message{Kind: msgSealed})
@@ -291,6 +337,12 @@ func (p *initProcess) wait() syscall.WaitStatus {
 		return p.other.wait()
 	}
 	_ = p.cmd.Wait()
+	close(p.gone)
+	if p.guard != "" {
+		if err := endCgroup(p.guard); err != nil {
+			fmt.Fprintln(os.Stderr, "unionfs: ending the container's processes:", err)
+		}
+	}
 	return p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
@@ -303,6 +355,7 @@ func (p *initProcess) abandon() {
 	if p.cmd.Process != nil {
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
+		close(p.gone)
 	}
 }
 
@@ -337,7 +390,7 @@ func (p *initProcess) close() {
 		p.wire.shut()
 	}
 	p.shared.close()
-	for _, f := range []*os.File{p.theirs, p.exe} {
+	for _, f := range []*os.File{p.theirs, p.exe, p.ending} {
 		if f != nil {
 			f.Close()
 		}

@@ -267,6 +267,8 @@ func enterWorld(args []string) (int, error) {
 		files["subuid"], files["subgid"] = ranges, ranges
 	case "uids":
 		files["subuid"] = ranges
+	case freezerWorld:
+		return hideUnified(args[1:])
 	case "none":
 		// In a user namespace of its own, whose limit on user namespaces is then zero.
 		return forbidNamespaces(args[1:])

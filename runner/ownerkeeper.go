@@ -50,7 +50,13 @@ func newOwnerKeeper(r *rootfs, w *wire) (*ownerKeeper, error) {
 	if err := unix.Fstat(r.root, &st); err != nil {
 		return nil, err
 	}
-	proc, err := newFileSystem("proc", 0)
+	var proc int
+	var err error
+	if guarded(r.cfg.Spec) {
+		proc, err = cloneTree(r.proc, "", true)
+	} else {
+		proc, err = newFileSystem("proc", 0)
+	}
 	if err != nil {
 		return nil, err
 	}

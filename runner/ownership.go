@@ -24,7 +24,7 @@ import (
 
 // compileOwnership makes the filter, if this container needs one. attr has the maps of its user namespace.
 func (cfg *initConfig) compileOwnership(c *Container, attr *syscall.SysProcAttr) error {
-	if !cfg.Fixed || !hasNewNamespace(cfg.Spec, specs.PIDNamespace) || len(attr.UidMappings) != 1 || attr.UidMappings[0].ContainerID != 0 || attr.GidMappings[0].ContainerID != 0 {
+	if !cfg.Fixed || len(attr.UidMappings) != 1 || attr.UidMappings[0].ContainerID != 0 || attr.GidMappings[0].ContainerID != 0 {
 		return nil
 	}
 	masks, err := capabilityMask(cfg.Spec.Process.Capabilities)

@@ -158,16 +158,13 @@ func (f *cgroupFreezer) freeze(c *Container) error {
 	if err := f.gather(c); err != nil {
 		return err
 	}
+	if err := freezeCgroup(f.dir); err != nil {
+		return err
+	}
 	if f.unified {
-		if err := writeCgroupFile(filepath.Join(f.dir, "cgroup.freeze"), "1"); err != nil {
-			return err
-		}
 		return f.await(func() bool { return keyed(filepath.Join(f.dir, "cgroup.events"))["frozen"] == 1 })
 	}
 	state := filepath.Join(f.dir, "freezer.state")
-	if err := writeCgroupFile(state, "FROZEN"); err != nil {
-		return err
-	}
 	return f.await(func() bool {
 		if slices.Equal(words(state), []string{"FROZEN"}) {
 			return true
@@ -217,6 +214,15 @@ func (f *cgroupFreezer) await(done func() bool) error {
 }
 
 func (f *cgroupFreezer) thaw(*Container) error { return thawCgroup(f.dir) }
+
+// freezeCgroup begins to freeze a cgroup of either version.
+func freezeCgroup(dir string) error {
+	err := writeCgroupFile(filepath.Join(dir, "cgroup.freeze"), "1")
+	if errors.Is(err, os.ErrNotExist) {
+		err = writeCgroupFile(filepath.Join(dir, "freezer.state"), "FROZEN")
+	}
+	return err
+}
 
 // thawCgroup thaws a cgroup of either version.
 func thawCgroup(dir string) error {

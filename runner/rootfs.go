@@ -51,7 +51,7 @@ func (r *rootfs) build() error {
 		return fmt.Errorf("mounting the root: %w", err)
 	}
 	for _, m := range spec.Mounts {
-		if at := slices.Index(r.cfg.Shared, m.Destination); at >= 0 {
+		if at := slices.Index(r.cfg.Shared, m.Destination); at >= 0 && m.Type != "proc" {
 			if err := r.attach(initSharedFD+at, m.Destination, true); err != nil {
 				return fmt.Errorf("mounting %s of the other container: %w", m.Destination, err)
 			}
@@ -266,7 +266,14 @@ func (r *rootfs) mountKernel(m specs.Mount, o mountOptions) error {
 	}
 	defer unix.Close(target)
 	var mnt int
-	if m.Type == "sysfs" && !hasNewNamespace(r.cfg.Spec, specs.NetworkNamespace) {
+	if at := slices.Index(r.cfg.Shared, dest); at >= 0 {
+		mnt = initSharedFD + at // only a container's own user namespace may make one of its PID namespace
+	} else if m.Type == "proc" && guarded(r.cfg.Spec) {
+		// The host's, for the same reason.
+		if mnt, err = cloneTree(unix.AT_FDCWD, "/proc", true); err == nil {
+			err = changeMount(mnt, o.set, 0, unix.MS_PRIVATE, true)
+		}
+	} else if m.Type == "sysfs" && !hasNewNamespace(r.cfg.Spec, specs.NetworkNamespace) {
 		// A new sysfs shows a network namespace, which must be our own. Without, the host's own is shown.
 		if mnt, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
 			err = changeMount(mnt, o.set|unix.MOUNT_ATTR_RDONLY, 0, unix.MS_PRIVATE, true)

@@ -19,10 +19,10 @@ func sharedKinds() []struct {
 	return []struct {
 		annotation string
 		kind       specs.LinuxNamespaceType
-	}{{AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}, {AnnotationCgroup, specs.CgroupNamespace}}
+	}{{AnnotationPID, specs.PIDNamespace}, {AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}, {AnnotationCgroup, specs.CgroupNamespace}}
 }
 
-// ShareContainerNamespace makes the container use the IPC, UTS or cgroup namespace of the container with the full ID id, which must
+// ShareContainerNamespace makes the container use the PID, IPC, UTS or cgroup namespace of the container with the full ID id, which must
 // run when this one starts. An ordinary user's container must be in the user namespace of that one's supervisor: see [Join].
 func ShareContainerNamespace(spec *specs.Spec, kind specs.LinuxNamespaceType, id string) {
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == kind })
@@ -86,8 +86,15 @@ func (s *shared) open(c *Container, id string, kind specs.LinuxNamespaceType) er
 	if err != nil {
 		return err
 	}
-	s.namespaces = append(s.namespaces, namespaceFile{kind, file})
-	for _, dir := range map[specs.LinuxNamespaceType][]string{specs.IPCNamespace: {"/dev/shm", "/dev/mqueue"}, specs.CgroupNamespace: {"/sys/fs/cgroup"}}[kind] {
+	if kind == specs.PIDNamespace && isSameNamespace(file, kind) {
+		file.Close() // it has the host's, which is not for an ordinary user to enter
+	} else {
+		s.namespaces = append(s.namespaces, namespaceFile{kind, file})
+	}
+	mounts := map[specs.LinuxNamespaceType][]string{
+		specs.PIDNamespace: {"/proc"}, specs.IPCNamespace: {"/dev/shm", "/dev/mqueue"}, specs.CgroupNamespace: {"/sys/fs/cgroup"},
+	}
+	for _, dir := range mounts[kind] {
 		if !slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == dir }) {
 			continue
 		}
@@ -144,6 +151,11 @@ func enterAndClone(namespace, dir string) (int, error) {
 		return -1, err
 	}
 	return mnt, changeMount(mnt, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, 0, unix.MS_PRIVATE, true)
+}
+
+// joins reports whether the container enters another one's namespace of the kind.
+func (s *shared) joins(kind specs.LinuxNamespaceType) bool {
+	return s != nil && slices.ContainsFunc(s.namespaces, func(n namespaceFile) bool { return n.kind == kind })
 }
 
 // within calls start on this thread, which must be locked, in the shared namespaces.

@@ -86,7 +86,11 @@ func TestCreateRefuses(t *testing.T) {
 		{"bad ID", func(s *specs.Spec, o *CreateOptions) { o.ID = "../../x" }, "64 hexadecimal digits"},
 		{"bad capability", func(s *specs.Spec, o *CreateOptions) { s.Process.Capabilities.Bounding = []string{"CAP_ANY"} }, "CAP_ANY"},
 		{"joined namespace", func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces[5].Path = "/proc/1/ns/net" }, "joining"},
-		{"host PID namespace", func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces = nil }, "new PID and mount namespaces"},
+		{"host mount namespace", func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces = nil }, "new mount namespace"},
+		{"host PID namespace by another runtime", func(s *specs.Spec, o *CreateOptions) {
+			ShareHostNamespace(s, specs.PIDNamespace)
+			s.Annotations = map[string]string{AnnotationRuntime: "/bin/runc"}
+		}, "another runtime"},
 		{"relative source", func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("x", "/x")) }, "absolute path"},
 		{"relative target", func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("/x", "x")) }, "absolute path"},
 	} {

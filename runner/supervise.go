@@ -238,7 +238,7 @@ func (s *supervisor) runInit() (end outcome) {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container, s.hooks, false)
+	p, err := newInitProcess(s.container, s.hooks, limits, false)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -266,7 +266,7 @@ func (s *supervisor) runInit() (end outcome) {
 		s.mu.Unlock()
 		return outcome{128 + int(s.aborted), fmt.Errorf("starting container %s: %s came first", s.container.Name, unix.SignalName(s.aborted))}
 	}
-	err = limits.within(func() error { return s.inNetworkNamespace(p.start) })
+	err = p.onItsThread(func() error { return limits.within(func() error { return s.inNetworkNamespace(p.start) }) })
 	if err == nil {
 		s.init = p
 	}
@@ -320,7 +320,7 @@ func ownMounts(share bool) error {
 
 // hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
 func (s *supervisor) hold() outcome {
-	p, err := newInitProcess(s.container, Hooks{}, true)
+	p, err := newInitProcess(s.container, Hooks{}, nil, true)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}

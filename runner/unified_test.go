@@ -83,6 +83,10 @@ func TestUnified(t *testing.T) {
 		if res.code != 125 || strings.Count(res.stderr, "\n") != 1 || !strings.Contains(res.stderr, "processors") {
 			t.Errorf("a processor that isn't there: %+v", res)
 		}
+		if got := w.output(w.ofHost("sleep 1000 & setsid sleep 1000 & cat /proc/1/comm")); got != "busybox" && got != "init" {
+			t.Errorf("in the host's PID namespace: %q", got)
+		}
+		w.noneMarked()
 		if left := cgroupsLeft(t, w); len(left) > 0 {
 			t.Errorf("cgroups are left: %q", left)
 		}
@@ -91,8 +95,10 @@ func TestUnified(t *testing.T) {
 		limits := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer[int64](64 << 20)}, Pids: &specs.LinuxPids{Limit: pointer[int64](50)}}
 		r := w.shell("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max")
 		r.Spec.Linux.Resources = limits
-		if res := w.run(r); res.code != 125 || strings.Count(res.stderr, "\n") != 1 || !strings.Contains(res.stderr, "Delegate=yes") {
-			t.Errorf("with nothing delegated: %+v", res)
+		for _, r := range []*request{r, w.ofHost("true")} {
+			if res := w.run(r); res.code != 125 || strings.Count(res.stderr, "\n") != 1 || !strings.Contains(res.stderr, "Delegate=yes") {
+				t.Errorf("with nothing delegated: %+v", res)
+			}
 		}
 		// As systemd-run --user --scope -p Delegate=yes has it: a directory of the user's, and in it one with the process.
 		scope := "/sys/fs/cgroup/scope"
@@ -103,10 +109,29 @@ func TestUnified(t *testing.T) {
 			must(t, os.Chown(scope+file, testUID, testUID))
 		}
 		must(t, writeCgroupFile(scope+"/main/cgroup.procs", fmt.Sprint(os.Getpid())))
-		got := w.output(r)
-		must(t, writeCgroupFile("/sys/fs/cgroup/cgroup.procs", fmt.Sprint(os.Getpid())))
-		if got != "67108864\n60" {
+		// Back, before the scope is removed.
+		t.Cleanup(func() { _ = writeCgroupFile("/sys/fs/cgroup/cgroup.procs", fmt.Sprint(os.Getpid())) })
+		if got := w.output(r); got != "67108864\n60" {
 			t.Errorf("delegated limits: %q", got)
+		}
+		hog := w.shell("exec dd if=/dev/zero of=/dev/null bs=100M count=1")
+		hog.Spec.Linux.Resources = limits
+		if res := w.run(hog); res.code != 137 {
+			t.Errorf("memory hog: %+v", res)
+		}
+		bomb := w.shell("(for i in $(seq 90); do sleep 1000 & done) 2>/dev/null; set -- /proc/[0-9]*; echo $#")
+		bomb.Spec.Linux.Resources = limits
+		var count int
+		if fmt.Sscan(w.output(bomb), &count); count < 40 || count > 60 {
+			t.Errorf("fork bomb: %d processes", count)
+		}
+		both := w.ofHost("sleep 1000 & setsid sleep 1000 & cat /sys/fs/cgroup/pids.max")
+		both.Spec.Linux.Resources = limits
+		for _, r := range []*request{both, w.ofHost("sleep 1000 & setsid sleep 1000 & echo 60")} {
+			if got := w.output(r); got != "60" {
+				t.Errorf("in the host's PID namespace: %q", got)
+			}
+			w.noneMarked()
 		}
 	})
 }

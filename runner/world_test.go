@@ -42,6 +42,8 @@ type ward struct {
 	t     *testing.T
 	state string
 	root  string // a root directory with busybox
+
+	cgroup *os.File // the directory of a cgroup of the unified hierarchy in which programs are started; nil for the test's own
 }
 
 func newWard(t *testing.T, w world) *ward {
@@ -128,9 +130,12 @@ func (w *ward) cmd(r *request) *exec.Cmd {
 // verb is this program called with args, as the world's user.
 func (w *ward) verb(args ...string) *exec.Cmd {
 	cmd := exec.Command(selfExe, args...)
-	if w.user {
+	if w.user || w.name == freezerWorld {
 		cmd = exec.Command(selfExe, append([]string{"test-world", w.name}, args...)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	}
+	if w.cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(w.cgroup.Fd())
 	}
 	cmd.Args[0] = "runner.test"
 	cmd.Dir = "/"

@@ -157,13 +157,17 @@ func valueOf[T any](p *T) (value T) {
 }
 
 func (h *hostSettings) fillIsolation(spec *specs.Spec) {
-	mode := func(kind specs.LinuxNamespaceType) string {
+	mode := func(kind specs.LinuxNamespaceType, annotation string) string {
+		if other := spec.Annotations[annotation]; other != "" {
+			return "container:" + other
+		}
 		if slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind }) {
 			return "private"
 		}
 		return "host"
 	}
-	h.IpcMode, h.PidMode, h.UTSMode, h.CgroupnsMode = mode(specs.IPCNamespace), mode(specs.PIDNamespace), mode(specs.UTSNamespace), mode(specs.CgroupNamespace)
+	h.IpcMode, h.PidMode, h.UTSMode, h.CgroupnsMode = mode(specs.IPCNamespace, runner.AnnotationIPC), mode(specs.PIDNamespace, runner.AnnotationPID),
+		mode(specs.UTSNamespace, runner.AnnotationUTS), mode(specs.CgroupNamespace, runner.AnnotationCgroup)
 	if spec.Process.Capabilities != nil {
 		have, usual := spec.Process.Capabilities.Bounding, runner.DefaultCapabilities()
 		for _, name := range have {

@@ -36,7 +36,7 @@ func isolationFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "group-add", Usage: "make the command's user a member of `GROUP` too; keep-groups is your own ones"},
 		&cli.StringFlag{Name: "stop-signal", Usage: "ask the command to end by `SIGNAL`", DefaultText: "the image's, or TERM"},
 		&cli.StringFlag{Name: "userns", Usage: "`MODE`: host, or keep-id to have your own ID inside"},
-		&cli.StringFlag{Name: "pid", Usage: "`MODE`: private"},
+		&cli.StringFlag{Name: "pid", Usage: "`MODE`: private, host to see the machine's processes, or container:NAME to see another's"},
 		&cli.StringFlag{Name: "ipc", Usage: "`MODE`: private or shareable, host to share the machine's message queues and /dev/shm, or container:NAME to share another's"},
 		&cli.StringFlag{Name: "uts", Usage: "`MODE`: private, host to share the machine's name, or container:NAME to share another's"},
 		&cli.StringFlag{Name: "cgroupns", Usage: "`MODE`: private, host to see the machine's cgroups, or container:NAME to see what another sees"},
@@ -180,7 +180,7 @@ func (i *isolation) readHosts(c *cli.Context) error {
 
 // readNamespaces reads the flags that share a namespace of the host's.
 func (i *isolation) readNamespaces(c *cli.Context) error {
-	for flag, kind := range map[string]specs.LinuxNamespaceType{"ipc": specs.IPCNamespace, "uts": specs.UTSNamespace, "cgroupns": specs.CgroupNamespace} {
+	for flag, kind := range map[string]specs.LinuxNamespaceType{"pid": specs.PIDNamespace, "ipc": specs.IPCNamespace, "uts": specs.UTSNamespace, "cgroupns": specs.CgroupNamespace} {
 		switch mode := c.String(flag); {
 		case mode == "" || mode == "private" || flag == "ipc" && mode == "shareable":
 		case mode == "host":
@@ -206,13 +206,6 @@ func (i *isolation) readNamespaces(c *cli.Context) error {
 	}
 	if slices.Contains(i.groups, runner.KeepGroups) && len(i.groups) > 1 {
 		return usageError("--group-add keep-groups can't be together with other groups")
-	}
-	switch mode := c.String("pid"); {
-	case mode == "" || mode == "private":
-	case mode == "host" || strings.HasPrefix(mode, "container:"):
-		return usageError("--pid %s is not supported: the kernel ends a container's processes, whatever is killed, with its own PID namespace; to look at another's, use \"unionfs exec\" or \"unionfs top\"", mode)
-	default:
-		return usageError("--pid %q is not supported; known is private", mode)
 	}
 	switch mode := c.String("userns"); mode {
 	case "", "host":
