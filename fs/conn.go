@@ -358,15 +358,6 @@ func newLarge(size int) *large {
 	return l
 }
 
-func (l *large) get(n int) []byte {
-	if n > l.size {
-		return make([]byte, n)
-	}
-	return *l.pool.Get().(*[]byte)
-}
+func (l *large) get() []byte { return *l.pool.Get().(*[]byte) }
 
-func (l *large) put(b []byte) {
-	if b = b[:cap(b)]; len(b) == l.size {
-		l.pool.Put(&b)
-	}
-}
+func (l *large) put(b []byte) { l.pool.Put(&b) }

@@ -96,8 +96,10 @@ func (r *request) name() string {
 	return string(b[:i])
 }
 
-// room returns memory for the data of the reply, until the request has been answered. Its content is arbitrary.
+// room returns memory for the data of the reply, until the request has been answered. Its content is arbitrary. It is less than n bytes where
+// no reply can have as many.
 func (r *request) room(n int) []byte {
+	n = min(n, max(r.large.size, ownRoom))
 	switch {
 	case n <= len(r.own):
 		return r.own[:n]
@@ -105,7 +107,7 @@ func (r *request) room(n int) []byte {
 		r.own = make([]byte, (n+4095)&^4095)
 		return r.own[:n]
 	}
-	r.borrowed = r.large.get(n)
+	r.borrowed = r.large.get()
 	return r.borrowed[:n]
 }
 
