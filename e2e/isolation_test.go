@@ -185,6 +185,10 @@ func TestLimitFlags(t *testing.T) {
 		if want := "67108864\n33554432\n104857600\n50000\n0\n7\n20\n"; got != want {
 			t.Errorf("limits: %q, want %q", got, want)
 		}
+		got = c.must(t, "run", "--rm", "--cpu-quota", "20000", "--cpu-period=50000", "bb:1", "sh", "-c", "cd /sys/fs/cgroup/cpu; cat cpu.cfs_quota_us cpu.cfs_period_us")
+		if got != "20000\n50000\n" {
+			t.Errorf("processor time: %q", got)
+		}
 		if r := c.try(t, "run", "--name", "hog", "--memory", "64m", "bb:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"); r.code != 137 {
 			t.Errorf("memory hog: %+v", r)
 		}
@@ -196,6 +200,7 @@ func TestLimitFlags(t *testing.T) {
 		}
 		for _, flags := range [][]string{
 			{"--memory", "1m"}, {"--memory", "lots"}, {"--memory-swap", "1g"}, {"--memory=64m", "--memory-swap=32m"}, {"--cpus", "0"},
+			{"--cpu-quota", "1"}, {"--cpu-quota", "5000", "--cpus", "1"}, {"--cpu-period", "5000"}, {"--cpu-quota", "5000", "--cpu-period", "7"},
 			{"--pids-limit", "x"}, {"--cpu-shares", "1"}, {"--blkio-weight", "5000"}, {"--cpuset-cpus", "900"},
 			{"--device-read-bps", "/dev/null"}, {"--device-read-bps", "/dev/null:1m"}, {"--device-write-iops", "/missing:5"}, {"--memory-reservation", "-1"},
 		} {

@@ -25,6 +25,8 @@ func limitFlags() []cli.Flag {
 		&cli.StringFlag{Name: "memory-swap", Usage: "use at most `SIZE` of memory and swap together; -1 for no limit", DefaultText: "twice the memory"},
 		&cli.StringFlag{Name: "memory-reservation", Usage: "leave `SIZE` of memory to the container when the host runs short"},
 		&cli.StringFlag{Name: "cpus", Usage: "use at most the time of `N` processors, such as 1.5"},
+		&cli.StringFlag{Name: "cpu-quota", Usage: "use at most `N` microseconds of processor time in each period"},
+		&cli.StringFlag{Name: "cpu-period", Usage: "the period of --cpu-quota, in microseconds `N`", DefaultText: strconv.Itoa(processorPeriod)},
 		&cli.StringFlag{Name: "cpu-shares", Aliases: []string{"c"}, Usage: "get `N` parts of the processors' time where others have 1024"},
 		&cli.StringFlag{Name: "cpuset-cpus", Usage: "run on the processors `LIST` only, such as 0-2,7"},
 		&cli.StringFlag{Name: "cpuset-mems", Usage: "use memory of the nodes `LIST` only"},
@@ -44,13 +46,8 @@ func resourcesOf(c *cli.Context) (*specs.LinuxResources, error) {
 		return nil, err
 	}
 	cpu := specs.LinuxCPU{Cpus: c.String("cpuset-cpus"), Mems: c.String("cpuset-mems")}
-	if value := c.String("cpus"); value != "" {
-		n, err := strconv.ParseFloat(value, 64)
-		if err != nil || n < 0.01 || n > math.MaxInt32 {
-			return nil, usageError("--cpus %q: want a number of at least 0.01", value)
-		}
-		quota, period := int64(math.Round(n*processorPeriod)), uint64(processorPeriod)
-		cpu.Quota, cpu.Period = &quota, &period
+	if err := readProcessorTime(c, &cpu); err != nil {
+		return nil, err
 	}
 	shares, given, err := wholeNumber(c, "cpu-shares", 2, 262144)
 	if err != nil {
@@ -99,6 +96,39 @@ func resourcesOf(c *cli.Context) (*specs.LinuxResources, error) {
 		return nil, nil
 	}
 	return &r, nil
+}
+
+// readProcessorTime reads --cpus, or what that is short for. The bounds are the kernel's (kernel/sched/core.c, tg_set_cfs_bandwidth).
+func readProcessorTime(c *cli.Context, cpu *specs.LinuxCPU) error {
+	quota, limited, err := wholeNumber(c, "cpu-quota", 1000, math.MaxInt32)
+	if err != nil {
+		return err
+	}
+	period, given, err := wholeNumber(c, "cpu-period", 1000, 1000000)
+	if err != nil {
+		return err
+	}
+	value := c.String("cpus")
+	switch {
+	case value != "" && (limited || given):
+		return usageError("--cpus is a quota and a period: give it, or --cpu-quota and --cpu-period")
+	case given && !limited:
+		return usageError("--cpu-period is that of --cpu-quota, which is not given")
+	case value == "" && !limited:
+		return nil
+	case !given:
+		period = processorPeriod
+	}
+	if value != "" {
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil || n < 0.01 || n > math.MaxInt32 {
+			return usageError("--cpus %q: want a number of at least 0.01", value)
+		}
+		quota = int64(math.Round(n * processorPeriod))
+	}
+	of := uint64(period)
+	cpu.Quota, cpu.Period = &quota, &of
+	return nil
 }
 
 // throttleOf reads DEVICE:RATE.
