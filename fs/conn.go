@@ -1,8 +1,6 @@
 package fs
 
 import (
-	"context"
-	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -117,7 +115,7 @@ func (c *conn) another() {
 func (c *conn) spare() {
 	c.mu.Lock()
 	if c.reading == 0 {
-		c.alone = false
+		c.alone, c.single = false, 0
 		c.another()
 	}
 	c.mu.Unlock()
@@ -273,8 +271,7 @@ func (c *conn) end(err error) {
 		w.wake <- struct{}{}
 	}
 	c.parked = nil
-	// ENODEV: the mount is gone.
-	if err != unix.ENODEV && !c.h.isReleased() {
+	if !expected(err) {
 		c.h.log.Error("reading from the kernel failed; the mount is no longer served", "err", err)
 	}
 }
@@ -291,16 +288,15 @@ func (w *worker) answer(op uint32) {
 	if !unanswered(op) {
 		c.busy.Add(-1) // before the reply: the next request comes as soon as that is there
 		// ENOENT: the caller was killed meanwhile.
-		if err := r.send(c, status); err != nil && err != unix.ENOENT && err != unix.ENODEV {
-			level := slog.LevelWarn
-			if c.h.isReleased() {
-				level = slog.LevelDebug
-			}
-			c.h.log.Log(context.Background(), level, "answering the kernel failed", "request", opName(op), "err", err)
+		if err := r.send(c, status); err != nil && err != unix.ENOENT && !expected(err) {
+			c.h.log.Warn("answering the kernel failed", "request", opName(op), "err", err)
 		}
 	}
 	r.done()
 }
+
+// expected reports whether an error of the descriptor says that the mount is gone (ENODEV) or that the server was released (EBADF).
+func expected(err error) bool { return err == unix.ENODEV || err == unix.EBADF }
 
 // compact moves a small request out of the buffer that it was read into, so that there need be no more of these than are read into
 // at once. The caller holds mu.

@@ -77,16 +77,6 @@ func (h *handler) Ioctl() fuse.Status {
 	return fuse.Status(unix.ENOTTY)
 }
 
-// isReleased reports that the kernel gets no answer any more.
-func (h *handler) isReleased() bool {
-	select {
-	case <-h.released:
-		return true
-	default:
-		return false
-	}
-}
-
 // status is the reply that err becomes. ENOSYS never is one: the kernel would stop sending the request for the rest of
 // the mount's life.
 func (h *handler) status(op string, err error) fuse.Status {
