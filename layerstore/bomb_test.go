@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"runtime"
@@ -69,6 +70,25 @@ func TestBombs(t *testing.T) {
 			}
 			checkEmpty(t, s)
 		})
+	}
+}
+
+// TestMostNames adds names to a layer that has nearly as many as it may, by paths that imply some. A real one with as many takes a minute.
+func TestMostNames(t *testing.T) {
+	tree := newLayerTree()
+	tree.nodes = maxNodes - 3
+	add := func(name string) error { return tree.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, 0) }
+	if err := add("one/two/three"); err != nil {
+		t.Error(err)
+	}
+	if err := add("one/two/three"); err != nil {
+		t.Errorf("a name that is there: %v", err)
+	}
+	want := fmt.Sprintf("more than %d files", maxNodes)
+	for _, name := range []string{"four", "one/two/four", "one/four/five"} {
+		if err := add(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v, expected one with %q", name, err, want)
+		}
 	}
 }
 
