@@ -36,7 +36,7 @@ func runInto(ctx context.Context, o ContainerOptions, r *Report) (err error) {
 	if err != nil {
 		return err
 	}
-	together := max(1, o.Runs/4)
+	together := max(1, o.Runs/10)
 	o.Progress.start(len(able) * (2*o.Runs + 4*together + o.Asleep))
 	if err := b.measureRun(able, ref); err != nil {
 		return err

@@ -18,8 +18,8 @@ const (
 	// has to find a CPU of Go's when it wakes.
 	readerMost = 2
 
-	// parkedMost is how many workers without work are kept.
-	parkedMost = 4
+	// parkedMost is how many workers without work are kept, and bufferMost how many of the buffers that large writes had in use at once.
+	parkedMost, bufferMost = 4, 5
 
 	// aloneAfter is after how many requests of which none overlapped another one worker serves alone, and togetherAfter after how
 	// many in a row that had been waiting it no longer does.
@@ -311,7 +311,7 @@ func (w *worker) compact() {
 
 // release puts a worker's buffer back. The caller holds mu.
 func (c *conn) release(w *worker) {
-	if w.buf != nil && len(c.buffers) <= readerMost {
+	if w.buf != nil && len(c.buffers) < bufferMost {
 		c.buffers = append(c.buffers, w.buf)
 	}
 	w.buf = nil
