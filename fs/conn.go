@@ -21,6 +21,10 @@ const (
 	// parkedMost is how many workers without work are kept, and bufferMost how many of the buffers that large writes had in use at once.
 	parkedMost, bufferMost = 4, 5
 
+	// largeMost is how many large writes are carried out at once before one more worker is wanted: they are copying, not waiting, and each has a
+	// buffer.
+	largeMost = 4
+
 	// aloneAfter is after how many requests of which none overlapped another one worker serves alone, and togetherAfter after how
 	// many in a row that had been waiting it no longer does.
 	aloneAfter, togetherAfter = 32, 4
@@ -161,7 +165,11 @@ func (c *conn) took(w *worker, op uint32, waited time.Duration) {
 	if c.alone {
 		return
 	}
-	if c.reading == 0 && (op != opForget && op != opBatchForget) {
+	switch {
+	case c.reading > 0 || op == opForget || op == opBatchForget:
+	case len(w.req.in) > smallRequest && c.busy.Load() >= largeMost:
+		c.lookOut() // should they be waiting after all
+	default:
 		c.another()
 	}
 	w.compact()
@@ -194,14 +202,19 @@ func (c *conn) judge(r *request, waited time.Duration, busy int) {
 	}
 	if c.single >= aloneAfter {
 		c.alone, c.queued = true, 0
-		if !c.watched {
-			c.watched = true
-			go c.watch()
-		}
+		c.lookOut()
 	}
 }
 
-// watch looks after a worker that serves alone, for as long as one does.
+// lookOut sees to it that there is a watch. The caller holds mu.
+func (c *conn) lookOut() {
+	if !c.watched {
+		c.watched = true
+		go c.watch()
+	}
+}
+
+// watch looks after a worker that serves alone, and after those with large writes, while nobody else waits for requests.
 func (c *conn) watch() {
 	var seen uint64
 	for idle := time.Duration(0); ; {
@@ -218,7 +231,7 @@ func (c *conn) watch() {
 				c.alone, c.single = false, 0
 			}
 		}
-		if !c.alone || c.ended {
+		if !c.alone && c.reading > 0 || c.ended {
 			c.watched = false
 			c.mu.Unlock()
 			return
