@@ -77,7 +77,9 @@ func TestBombs(t *testing.T) {
 func TestMostNames(t *testing.T) {
 	tree := newLayerTree()
 	tree.nodes = maxNodes - 3
-	add := func(name string) error { return tree.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, 0) }
+	add := func(name string) error {
+		return tree.entry(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, 0)
+	}
 	if err := add("one/two/three"); err != nil {
 		t.Error(err)
 	}
