@@ -166,7 +166,7 @@ func (c *conn) took(w *worker, op uint32, waited time.Duration) {
 		return
 	}
 	switch {
-	case c.reading > 0 || op == opForget || op == opBatchForget:
+	case c.reading > 0 || unanswered(op):
 	case len(w.req.in) > smallRequest && c.busy.Load() >= largeMost:
 		c.lookOut() // should they be waiting after all
 	default:
@@ -253,12 +253,11 @@ func (c *conn) goOn(w *worker) bool {
 		c.mu.Unlock()
 		return true
 	}
+	c.release(w)
 	if c.ended || len(c.parked) >= parkedMost {
-		c.release(w)
 		c.mu.Unlock()
 		return false
 	}
-	c.release(w)
 	c.parked = append(c.parked, w)
 	c.mu.Unlock()
 	<-w.wake

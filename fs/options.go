@@ -50,7 +50,7 @@ type Options struct {
 	NoWriteback bool
 
 	// MaxWrite is the most bytes that one READ or WRITE carries, at least a page. Default and most is 1 MiB, or what the
-	// kernel allows (/proc/sys/fs/fuse/max_pages_limit). Every request under way takes a buffer of this size.
+	// kernel allows (/proc/sys/fs/fuse/max_pages_limit). Every one that is carried out takes a buffer of this size.
 	MaxWrite int
 
 	// Debug logs every request and reply at slog.LevelDebug.

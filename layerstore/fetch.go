@@ -182,7 +182,6 @@ func (f *fetcher) layers(ctx context.Context, a *attempt) error {
 		switch {
 		case seen[id]: // the same layer twice
 		case f.s.hasLayer(id):
-			f.s.dropDownload(f.layerDigest(i))
 			f.tell(i, f.manifest.Layers[i].Size, LayerPresent)
 		default:
 			f.tell(i, 0, LayerPending)
@@ -235,9 +234,9 @@ func (f *fetcher) settle(err error) {
 	if !keep {
 		f.s.dropKept(f.published)
 	}
-	if err == nil {
-		// Another process may have brought a layer and died before it tidied up.
-		for i := range f.diffIDs {
+	for i, id := range f.diffIDs {
+		if f.s.hasLayer(id) {
+			// Whoever brought it may have died before it tidied up.
 			f.s.dropDownload(f.layerDigest(i))
 		}
 	}
