@@ -102,6 +102,9 @@ func (u *Union) copyUpLower(n *Node, size int64, onlyMetadata bool) error {
 	}
 	c := &freshCopy{tmp: u.upper.name(), low: &low, fd: -1}
 	err := u.makeCopy(n, c, size, onlyMetadata, record == "")
+	if err == nil {
+		c.knows, err = setOrigin(u.upper.fresh, c.tmp, n.id)
+	}
 	if err == nil && c.fd >= 0 && record != "" && !u.upper.hasData(c.fd) {
 		c.part, err = u.startPartial(n, place{dir: u.upper.fresh, name: c.tmp}, c.fd, &low, size, record)
 	}
@@ -126,11 +129,12 @@ func (u *Union) copyUpLower(n *Node, size int64, onlyMetadata bool) error {
 
 // freshCopy is a copy of a lower file in new/.
 type freshCopy struct {
-	tmp  string
-	low  *Attr    // of the lower file
-	fd   int      // of a regular file with data, else -1
-	meta bool     // it is without data, and marked so
-	part *partial // if its data is to come block by block
+	tmp   string
+	low   *Attr    // of the lower file
+	fd    int      // of a regular file with data, else -1
+	meta  bool     // it is without data, and marked so
+	knows bool     // its number is written on it
+	part  *partial // if its data is to come block by block
 }
 
 // makeCopy makes the copy of a lower file in new/. With copyAll false the data is shared, if the file system can, or left
@@ -143,7 +147,7 @@ func (u *Union) makeCopy(n *Node, c *freshCopy, size int64, onlyMetadata, copyAl
 			c.fd = -1
 		}
 	}()
-	if u.standsFor(c.low.Mode, u.owners.copied(c.low)) {
+	if u.standsFor(c.low.Mode) {
 		return u.copyStandIn(n, c.tmp, c.low)
 	}
 	var st unix.Stat_t
@@ -188,10 +192,7 @@ func (u *Union) makeCopy(n *Node, c *freshCopy, size int64, onlyMetadata, copyAl
 			return err
 		}
 	}
-	if err := u.copyMetadata(n.low, c.low, &st, fresh, c.tmp); err != nil {
-		return err
-	}
-	return setOrigin(fresh, c.tmp, n.id)
+	return u.copyMetadata(n.low, c.low, &st, fresh, c.tmp)
 }
 
 func (u *Union) copyContent(n *Node, fd int, low *Attr, size int64, copyAll bool) error {
@@ -276,6 +277,13 @@ func (u *Union) publish(n *Node, c *freshCopy) error {
 			return err
 		}
 		defer to.done()
+		if !c.knows || n.id&spareBit != 0 {
+			var st unix.Stat_t
+			if err := statAt(u.upper.fresh, c.tmp, &st); err != nil {
+				return err
+			}
+			u.spares.add(n.id, foldIno(st.Ino, 0, 0), parent.id, Cookie(name))
+		}
 		if err := u.appear(c.tmp, to); err != nil {
 			return err
 		}

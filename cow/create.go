@@ -184,7 +184,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 func (u *Union) makeAt(dir int, name string, f newFile, group uint32, st *unix.Stat_t) (fd int, err error) {
 	fd = -1
 	owner := Owner{f.owner.UID, group}
-	if u.standsFor(f.mode, owner) {
+	if u.standsFor(f.mode) {
 		if err := makeStandIn(dir, name, override{owner, f.mode & 0o7777, f.mode & unix.S_IFMT, f.rdev}, f.target); err != nil {
 			return -1, err
 		}

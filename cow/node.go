@@ -84,8 +84,8 @@ func (u *Union) lowerID(branch int, ino uint64) uint64 {
 func (u *Union) obtain(id uint64, parent *Node, name string, same func(*Node) bool, fill func(id uint64) *Node) *Node {
 	own := id
 	if parent != nil && u.spares.count.Load() > 0 {
-		if spare := u.spares.of(id, parent.id, Cookie(name)); spare != 0 {
-			id = spare
+		if lasting := u.spares.of(id, parent.id, Cookie(name)); lasting != 0 {
+			id = lasting
 		}
 	}
 	for {

@@ -14,7 +14,7 @@ import (
 // since the kernel refuses writes to files whose owner it can't map; the difference, an export and a copy of the branch
 // show what is recorded.
 //
-// What can't have an xattr (symbolic links, FIFOs, sockets) or can't be made (devices) becomes a regular file that stands
+// What can't have an xattr (symbolic links, FIFOs, sockets) or can't be made (devices) is a regular file that stands
 // for it: the xattr has its type, its content is the target of a link. containers/storage does the same.
 
 // recorded reports whether an owner has to be recorded.
@@ -22,14 +22,9 @@ func (p *OwnerPolicy) recorded(o Owner) bool {
 	return p.Record && (p.UIDs != nil && !inRanges(p.UIDs, o.UID) || p.GIDs != nil && !inRanges(p.GIDs, o.GID))
 }
 
-// standsFor reports whether a file of this type is to be made as a regular file that stands for it.
-func (u *Union) standsFor(mode uint32, o Owner) bool {
-	if !u.owners.Record || canBeVirtual(mode) {
-		return false
-	}
-	kind := mode & unix.S_IFMT
-	return kind == unix.S_IFCHR || kind == unix.S_IFBLK || u.owners.recorded(o)
-}
+// standsFor reports whether a file of this type is to be made as a regular file that stands for it. So is what has an owner of the
+// namespace's: when it is given another later, it stays the same inode, by whose number a union that goes on from this one finds it.
+func (u *Union) standsFor(mode uint32) bool { return u.owners.Record && !canBeVirtual(mode) }
 
 // standInMode is the mode on disk of a stand-in.
 const standInMode = 0o600
@@ -85,10 +80,7 @@ func (u *Union) copyStandIn(n *Node, tmp string, low *Attr) (err error) {
 	if err := makeStandIn(fresh, tmp, override{u.owners.copied(low), low.Mode, n.kind, low.Rdev}, target); err != nil {
 		return err
 	}
-	if err := unix.UtimesNanoAt(fresh, tmp, []unix.Timespec{low.Atime, low.Mtime}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	return setOrigin(fresh, tmp, n.id)
+	return unix.UtimesNanoAt(fresh, tmp, []unix.Timespec{low.Atime, low.Mtime}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // setRecorded does those parts of a Setattr that are recorded, and returns the rest.
@@ -147,7 +139,8 @@ func (u *Union) setRecorded(n *Node, p place, s *SetAttr) (*SetAttr, error) {
 	return &rest, err
 }
 
-// replaceByStandIn puts a stand-in where the upper branch has a file of another kind. One with several names stays: EPERM.
+// replaceByStandIn puts a stand-in where the upper branch has a file of another kind, as those from before have that this version
+// would make as stand-ins. One with several names stays: EPERM.
 func (u *Union) replaceByStandIn(p place, st *unix.Stat_t, o override) error {
 	if st.Nlink > 1 {
 		return unix.EPERM
@@ -169,7 +162,7 @@ func (u *Union) replaceByStandIn(p place, st *unix.Stat_t, o override) error {
 	}
 	err = unix.UtimesNanoAt(u.upper.fresh, tmp, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil && origin != 0 {
-		err = setOrigin(u.upper.fresh, tmp, origin)
+		_, err = setOrigin(u.upper.fresh, tmp, origin)
 	}
 	if err == nil {
 		err = u.appear(tmp, p)

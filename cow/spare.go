@@ -5,124 +5,151 @@ import (
 	"sync/atomic"
 )
 
-// A file whose number is that of another live file gets a spare one, which can't be worked out from what is in the branches. So while
-// somebody holds such a file, it is written down where the file is: who looks it up again finds it under the same number,
-// and so does a union that goes on from this one (see trail).
+// A file's number is worked out from what is in the branches, except for two kinds of files: one whose number is that of another
+// live file gets a spare one, and a copy that can't have its origin written on it (symbolic links without privilege, all files
+// where the file system has no extended attributes) keeps the number that it had in the lower branch. So while somebody holds such a file, its
+// number is written down where the file is: who looks it up again finds it under the same number, and so does a union that
+// goes on from this one (see trail).
 
 const (
 	// spareBit is set in spare numbers and in no others.
 	spareBit = 1 << 62
 
-	// spareMax is how many files can have a spare number that lasts; those above it lose it with the process.
-	spareMax   = 256
+	// spareMax is how many files can have such a number that lasts; those above it lose it with the process.
+	spareMax   = 1<<14 - 1
 	spareEntry = 4
+
+	// spareSize is the size of all entries in numbers. The first tells up to where there have been any.
+	spareSize = (1 + spareMax) * spareEntry
 )
 
-// spares are entries of four numbers: the spare one, the file's own, its directory's, and its Cookie, which is 0 if it has no name
-// any more. The first is 0 where there is no entry.
+// spares are entries of four numbers: the lasting one, that which the file would have by what is in the branches, its directory's, and
+// its Cookie, which is 0 if it has no name any more. The first is 0 where there is no entry.
 type spares struct {
 	count atomic.Int32 // of entries, so that it costs nothing as long as there are none
 	mu    sync.Mutex
 	mem   []uint64 // guarded by mu; nil until there was one
+
+	// What is in mem, guarded by mu.
+	entries map[uint64]int // the index of an entry, by its number
+	places  map[sparePlace]uint64
+	free    []int // indexes, below that which mem[0] says
 }
+
+// sparePlace is what an entry has besides its number.
+type sparePlace struct{ id, parent, cookie uint64 }
 
 // share has entries kept in mem, which may have some of a union before.
 func (s *spares) share(mem []uint64) {
-	s.mem = mem
-	for i := 0; i < len(mem); i += spareEntry {
-		if mem[i] != 0 {
-			s.count.Add(1)
+	s.mem, s.entries, s.places = mem, map[uint64]int{}, map[sparePlace]uint64{}
+	for i := 1; i <= int(min(mem[0], spareMax)); i++ {
+		e := s.entry(i)
+		if e[0] == 0 {
+			s.free = append(s.free, i)
+			continue
 		}
+		s.count.Add(1)
+		s.entries[e[0]] = i
+		s.places[sparePlace{e[1], e[2], e[3]}] = e[0]
 	}
 }
 
-// each calls do with every entry until it returns false. The caller holds mu.
-func (s *spares) each(do func(e []uint64) bool) {
-	for i := 0; i < len(s.mem); i += spareEntry {
-		if !do(s.mem[i:][:spareEntry]) {
-			return
-		}
-	}
-}
+func (s *spares) entry(i int) []uint64 { return s.mem[i*spareEntry:][:spareEntry] }
 
-// of returns the spare number of the file at a place whose own is id; 0 if it has none.
-func (s *spares) of(id, parent, cookie uint64) (spare uint64) {
+// of returns the lasting number of the file at a place that would have the number id; 0 if it has none.
+func (s *spares) of(id, parent, cookie uint64) uint64 {
 	if s.count.Load() == 0 {
 		return 0
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.each(func(e []uint64) bool {
-		if e[0] != 0 && e[1] == id && e[2] == parent && e[3] == cookie {
-			spare = e[0]
-		}
-		return spare == 0
-	})
-	return spare
+	return s.places[sparePlace{id, parent, cookie}]
 }
 
-// where returns what is written down of a spare number.
-func (s *spares) where(spare uint64) (id, parent, cookie uint64, ok bool) {
+// has reports whether something is written down of a number.
+func (s *spares) has(number uint64) bool {
+	_, _, _, ok := s.where(number)
+	return ok
+}
+
+// where returns what is written down of a number.
+func (s *spares) where(number uint64) (id, parent, cookie uint64, ok bool) {
 	if s.count.Load() == 0 {
 		return 0, 0, 0, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.each(func(e []uint64) bool {
-		if ok = e[0] == spare; ok {
-			id, parent, cookie = e[1], e[2], e[3]
-		}
-		return !ok
-	})
-	return id, parent, cookie, ok
+	i, ok := s.entries[number]
+	if !ok {
+		return 0, 0, 0, false
+	}
+	e := s.entry(i)
+	return e[1], e[2], e[3], true
 }
 
-// add writes a spare number down, if there is room.
-func (s *spares) add(spare, id, parent, cookie uint64) {
+// add writes a number down, if there is room. What was written of it before is no more.
+func (s *spares) add(number, id, parent, cookie uint64) {
+	s.drop(number)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mem == nil {
-		s.mem = make([]uint64, spareMax*spareEntry)
+		s.share(make([]uint64, spareSize))
 	}
-	s.each(func(e []uint64) bool {
-		if e[0] != 0 {
-			return true
-		}
-		e[1], e[2], e[3] = id, parent, cookie
-		atomic.StoreUint64(&e[0], spare) // last: the process can be killed in between
-		s.count.Add(1)
-		return false
-	})
+	var i int
+	if last := len(s.free) - 1; last >= 0 {
+		i, s.free = s.free[last], s.free[:last]
+	} else if s.mem[0] < spareMax {
+		i = int(s.mem[0]) + 1
+		atomic.StoreUint64(&s.mem[0], uint64(i)) // first: the process can be killed in between
+	} else {
+		return
+	}
+	e := s.entry(i)
+	e[1], e[2], e[3] = id, parent, cookie
+	atomic.StoreUint64(&e[0], number) // last, likewise
+	s.entries[number] = i
+	s.places[sparePlace{id, parent, cookie}] = number
+	s.count.Add(1)
 }
 
 // move writes down that the file is elsewhere.
-func (s *spares) move(spare, parent, cookie uint64) {
+func (s *spares) move(number, parent, cookie uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.each(func(e []uint64) bool {
-		if e[0] != spare {
-			return true
-		}
-		atomic.StoreUint64(&e[3], 0) // in between it is nowhere, rather than at a place that is of both
-		atomic.StoreUint64(&e[2], parent)
-		atomic.StoreUint64(&e[3], cookie)
-		return false
-	})
+	i, ok := s.entries[number]
+	if !ok {
+		return
+	}
+	e := s.entry(i)
+	s.leavePlace(e)
+	atomic.StoreUint64(&e[3], 0) // in between it is nowhere, rather than at a place that is of both
+	atomic.StoreUint64(&e[2], parent)
+	atomic.StoreUint64(&e[3], cookie)
+	s.places[sparePlace{e[1], parent, cookie}] = number
 }
 
 // drop gives an entry up: nobody holds the file any more.
-func (s *spares) drop(spare uint64) {
-	if spare&spareBit == 0 || s.count.Load() == 0 {
+func (s *spares) drop(number uint64) {
+	if s.count.Load() == 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.each(func(e []uint64) bool {
-		if e[0] != spare {
-			return true
-		}
-		atomic.StoreUint64(&e[0], 0)
-		s.count.Add(-1)
-		return false
-	})
+	i, ok := s.entries[number]
+	if !ok {
+		return
+	}
+	e := s.entry(i)
+	s.leavePlace(e)
+	atomic.StoreUint64(&e[0], 0)
+	delete(s.entries, number)
+	s.free = append(s.free, i)
+	s.count.Add(-1)
+}
+
+// leavePlace is before an entry gets another place or none. The caller holds mu.
+func (s *spares) leavePlace(e []uint64) {
+	if at := (sparePlace{e[1], e[2], e[3]}); s.places[at] == e[0] {
+		delete(s.places, at)
+	}
 }

@@ -79,7 +79,7 @@ func (u *Union) resolveID(dir *Node, f *found, a *Attr) (uint64, error) {
 func (u *Union) obtainThin(id uint64, parent *Node, name string, place uint32) bool {
 	s := u.shard(id)
 	s.mu.Lock()
-	if s.nodes[id] != nil || u.spares.count.Load() > 0 {
+	if s.nodes[id] != nil || u.spares.of(id, parent.id, Cookie(name)) != 0 {
 		s.mu.Unlock()
 		return false
 	}

@@ -27,7 +27,7 @@ const (
 	trailBlock = 64 // numbers
 
 	// TrailSize is how many bytes [Union.LeaveTrail] takes. After the table come spares, and names.
-	TrailSize = (trailDirs+trailFiles)*trailEntry + spareMax*spareEntry*8 + trailNamesSize
+	TrailSize = (trailDirs+trailFiles)*trailEntry + spareSize*8 + trailNamesSize
 
 	// trailGone, in the third number of an entry, says that the file is a lower branch's, which was all there was of it,
 	// and that it was removed from that place. Cookies don't have this bit.
@@ -44,8 +44,8 @@ func (u *Union) LeaveTrail(mem []byte) {
 	all := unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), TrailSize/8)
 	const table = (trailDirs + trailFiles) * trailEntry / 8
 	u.trail = all[:table]
-	u.spares.share(all[table:][:spareMax*spareEntry])
-	u.names.share(all[table+spareMax*spareEntry:])
+	u.spares.share(all[table:][:spareSize])
+	u.names.share(all[table+spareSize:])
 }
 
 // place returns one of the places that an entry can have.
@@ -140,7 +140,7 @@ func (t trail) get(id uint64) (parent, cookie uint64, gone, ok bool) {
 
 // seen notes where a node is. The caller holds n.mu, or has n for itself.
 func (u *Union) seen(n *Node) {
-	if len(n.links) > 0 && (u.trail != nil || n.id&spareBit != 0) {
+	if len(n.links) > 0 && (u.trail != nil || u.spares.has(n.id)) {
 		l := &n.links[0]
 		u.leave(n, l.parent, Cookie(l.name))
 		u.noteName(n.id, l.parent, l.name)
@@ -148,7 +148,7 @@ func (u *Union) seen(n *Node) {
 }
 
 func (u *Union) leave(n, dir *Node, cookie uint64) {
-	if n.id&spareBit != 0 {
+	if u.spares.has(n.id) {
 		u.spares.move(n.id, dir.id, cookie)
 	} else {
 		u.trail.set(n.id, n.isDir(), dir.id, cookie)
@@ -162,7 +162,7 @@ func (u *Union) unseen(n, dir *Node, name string) {
 		u.seen(n)
 	case !n.inUpper && n.only:
 		u.leave(n, dir, Cookie(name)|trailGone)
-	case n.id&spareBit != 0:
+	case u.spares.has(n.id):
 		u.leave(n, dir, 0) // it is found under its number in work/parked
 	}
 }
@@ -186,10 +186,10 @@ func (u *Union) track(id uint64) *Node {
 
 // trackDir finds the directory in which a file was, and returns that with a reference, and where in it.
 func (u *Union) trackDir(id uint64, depth int) (dir *Node, cookie uint64, gone bool) {
-	at, cookie, gone, ok := u.trail.get(id)
-	if id&spareBit != 0 {
-		_, at, cookie, ok = u.spares.where(id)
-		cookie, gone = cookie&^trailGone, cookie&trailGone != 0
+	_, at, cookie, ok := u.spares.where(id)
+	cookie, gone = cookie&^trailGone, cookie&trailGone != 0
+	if !ok {
+		at, cookie, gone, ok = u.trail.get(id)
 	}
 	if !ok || cookie == 0 || depth == 0 {
 		return nil, 0, false
@@ -261,8 +261,8 @@ func (u *Union) trackRemoved(id uint64) *Node {
 	dir.mu.RLock()
 	defer dir.mu.RUnlock()
 	own := id
-	if id&spareBit != 0 {
-		own, _, _, _ = u.spares.where(id)
+	if written, _, _, ok := u.spares.where(id); ok {
+		own = written
 	}
 	low, ok := u.hiddenLower(dir.dir, cookie, own)
 	if !ok {

@@ -25,8 +25,9 @@ func bothWays(t *testing.T, test func(t *testing.T, w *trailTree)) {
 	}
 }
 
-func newTrailTree(t *testing.T, later bool) *trailTree {
-	base := t.TempDir()
+func newTrailTree(t *testing.T, later bool) *trailTree { return newTrailTreeIn(t, t.TempDir(), later) }
+
+func newTrailTreeIn(t *testing.T, base string, later bool) *trailTree {
 	w := &trailTree{&tree{t: t, lower: []string{base + "/lower"}, upper: base + "/upper", work: base + "/work", later: later}, make([]byte, TrailSize)}
 	for _, d := range []string{"/lower/dir/sub/deep", "/upper", "/work"} {
 		must(t, os.MkdirAll(base+d, 0o755))
@@ -168,7 +169,8 @@ func spareNumbers(t *testing.T, w *trailTree) {
 		must(t, os.WriteFile(path.Join(w.upper, name), []byte(name), 0o644))
 		fd, err := unix.Open(w.upper, unix.O_PATH|unix.O_CLOEXEC, 0)
 		must(t, err)
-		must(t, setOrigin(fd, name, first))
+		_, err = setOrigin(fd, name, first)
+		must(t, err)
 		must(t, unix.Close(fd))
 	}
 	w.tree.open()
@@ -211,5 +213,86 @@ func spareNumbers(t *testing.T, w *trailTree) {
 	}
 	if n := w.u.spares.count.Load(); n != 0 {
 		t.Errorf("%d entries are left when all is forgotten", n)
+	}
+}
+
+// TestNumbersOfCopies copies files up to a file system on which nothing can be written down of where they are from. Who holds them
+// finds the copies by the numbers that they had before.
+func TestNumbersOfCopies(t *testing.T) {
+	base := t.TempDir()
+	must(t, unix.Mount("none", base, "ramfs", 0, "mode=0755"))
+	defer unix.Unmount(base, unix.MNT_DETACH)
+	w := newTrailTreeIn(t, base, false)
+	defer func() { w.close() }()
+	w.close()
+	must(t, os.Symlink("file", w.lower[0]+"/link"))
+	w.tree.open()
+	w.u.LeaveTrail(w.mem)
+
+	at := &paths{u: w.u}
+	files := map[string]uint64{}
+	for _, name := range []string{"/link", "/file", "/dir/file", "/dir/sub/deep/file", "/dir/sub/deep/other"} {
+		files[name] = w.find(name)
+	}
+	date := func(seconds int64) {
+		t.Helper()
+		for name, id := range files {
+			n, err := w.u.Locate(id)
+			must(t, err)
+			var a Attr
+			must(t, w.u.Setattr(n, &SetAttr{Valid: SetMtime, Mtime: unix.Timespec{Sec: seconds}}, &a))
+			w.u.Forget(n, 1)
+			if name == "" {
+				continue // nobody can look it up
+			}
+			if n, a, err := w.walk(name); err != nil || n.id != id || a.Mtime.Sec != seconds {
+				t.Errorf("%s, of number %#x: %+v, %v", name, id, a, err)
+			}
+		}
+	}
+	date(1)
+	at.rename("/dir/file", "/dir/sub/moved", 0)
+	at.rename("/link", "/dir/link", 0)
+	at.unlink("/dir/sub/deep/other")
+	must(t, at.err)
+	for from, to := range map[string]string{"/dir/file": "/dir/sub/moved", "/link": "/dir/link", "/dir/sub/deep/other": ""} {
+		files[to] = files[from]
+		delete(files, from)
+	}
+	for round := range int64(3) {
+		w.kill()
+		date(2 + round)
+		if w.searched() {
+			t.Error("the tree was looked through")
+		}
+	}
+	if n := w.u.spares.count.Load(); n != int32(len(files)) {
+		t.Errorf("%d of %d numbers are written down", n, len(files))
+	}
+}
+
+// TestManySpares writes more numbers down than there is room for, and gives all up.
+func TestManySpares(t *testing.T) {
+	mem := make([]uint64, spareSize)
+	var s spares
+	s.share(mem)
+	for round := range 2 {
+		for id := uint64(1); id <= spareMax+5; id++ {
+			s.add(id, id+1, 7, id)
+			s.move(id, 8, id)
+		}
+		s = spares{}
+		s.share(mem)
+		for id := uint64(1); id <= spareMax+5; id++ {
+			if got, want := s.of(id+1, 8, id), id; got != want && id <= spareMax || s.has(id) != (id <= spareMax) {
+				t.Fatalf("round %d: %d of %d is %d", round, id, spareMax, got)
+			}
+		}
+		for id := uint64(spareMax + 5); id > 0; id-- {
+			s.drop(id)
+		}
+		if s.count.Load() != 0 || len(s.places) != 0 || len(s.free) != spareMax {
+			t.Fatalf("round %d: %d are left, at %d places; %d are free", round, s.count.Load(), len(s.places), len(s.free))
+		}
 	}
 }

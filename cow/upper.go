@@ -249,14 +249,14 @@ func originOf(dir int, name string) (uint64, error) {
 	return id, nil
 }
 
-// setOrigin records it. File systems without user xattrs, and files that can't have any, do without: the number then
-// changes when the server is started again.
-func setOrigin(dir int, name string, id uint64) error {
-	err := setOwnXattr(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)))
+// setOrigin records it. File systems without user xattrs, and files that can't have any, do without: recorded is false then, and
+// the number another when nobody has held the file for a while.
+func setOrigin(dir int, name string, id uint64) (recorded bool, err error) {
+	err = setOwnXattr(dir, name, originXattr, []byte(strconv.FormatUint(id, 16)))
 	if err == unix.EOPNOTSUPP || err == unix.EPERM || err == unix.ENOSPC {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // place is where the upper branch has a file: a directory's descriptor and a name in it. done releases the descriptor.

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,10 +34,10 @@ func (c *caller) killServer(t *testing.T) {
 	waitFor(t, func() bool { return c.server() != server })
 }
 
-// counting is a shell script that works on the root until it finds a file /enough, with a file that has no name, and says to what it
-// has counted.
-const counting = `exec 3<>/gone; rm /gone; i=0
-until [ -e /enough ]; do
+// counting is a shell script that works on the root until it is sent SIGUSR1, with a file that has no name, and says to what it has
+// counted.
+const counting = `exec 3<>/gone; rm /gone; i=0; trap enough=1 USR1
+until [ $enough ]; do
 	i=$((i+1)); echo $i >> /count || exit 1; echo $i >&3 || exit 2; ls / >/dev/null || exit 3; mkdir /dir$i || exit 4; mv /dir$i /moved$i || exit 5
 	rmdir /moved$i || exit 6
 done
@@ -81,15 +83,22 @@ func (c *caller) outlives(t *testing.T, name string) {
 		last = now
 		time.Sleep(time.Duration(last%50) * time.Millisecond)
 	}
-	c.must(t, "exec", name, "touch", "/enough")
+	c.enough(t, name)
+}
+
+// enough tells the script of a container to end. It isn't told by a file that a command in the container makes: that would be killed
+// when the script ends, perhaps before it has.
+func (c *caller) enough(t *testing.T, name string) {
+	t.Helper()
+	c.must(t, "kill", "--signal", "USR1", name)
 }
 
 // TestOwnersOutliveTheServer kills the server while it is asked to keep owners and devices that the one ID can't have.
 func TestOwnersOutliveTheServer(t *testing.T) {
 	c := newCaller(t, "user without subordinate IDs")
 	importBusybox(t, c)
-	const script = `i=0
-until [ -e /enough ]; do
+	const script = `i=0; trap enough=1 USR1
+until [ $enough ]; do
 	i=$((i+1)); touch /f$i && chown $((i+10)):$((i+20)) /f$i || exit 1
 	mknod /d$i c 7 $i || exit 2
 	ln -s target /l$i && chown -h 5:$i /l$i || exit 3
@@ -100,6 +109,19 @@ done`
 	if err != nil {
 		t.Fatal(err)
 	}
+	said := filepath.Join(t.TempDir(), "stderr")
+	stderr, err := os.Create(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	cmd.Stderr = stderr
+	defer func() {
+		if t.Failed() {
+			text, _ := os.ReadFile(said)
+			t.Logf("the container said: %s\nprocesses: %v", text, c.processes())
+		}
+	}()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +146,7 @@ done`
 		c.killServer(t)
 		time.Sleep(time.Duration(time.Now().Nanosecond()%60) * time.Millisecond)
 	}
-	c.must(t, "exec", "owners", "touch", "/enough")
+	c.enough(t, "owners")
 	last = <-counted
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("it counted to %d, and ended with %v", last, err)
