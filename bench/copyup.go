@@ -52,6 +52,7 @@ func copyUpInto(ctx context.Context, o CopyUpOptions, r *Report) (err error) {
 	s := &stack{dir: filepath.Dir(lower), lowers: []string{"0"}}
 	touch := &work{name: "touch", writes: true, changesLower: true}
 	o.Progress.start(o.Runs * len(peers))
+	r.inRounds()
 	for run := range o.Runs {
 		for i := range peers {
 			p := peers[(i+run)%len(peers)]

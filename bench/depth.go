@@ -37,9 +37,11 @@ type DepthOptions struct {
 	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
 	Progress  *Progress
 
-	only   []string // of PeerNames and peerUnionfsHeld: no others; nil for all that Against asks for
-	fewOps bool     // do everything a few times only: to see that it works
-	label  string   // Key.Bench of what is measured; "" for "depth"
+	only []string // of PeerNames and peerUnionfsHeld: no others; nil for all that Against asks for
+	// coldOnce are works that are measured cold at one number of branches only, besides ColdWorks.
+	coldOnce []string
+	fewOps   bool   // do everything a few times only: to see that it works
+	label    string // Key.Bench of what is measured; "" for "depth"
 }
 
 // DefaultDepths are the numbers of branches that are measured if none are given.
@@ -62,8 +64,12 @@ func Depth(ctx context.Context, o DepthOptions) (*Report, error) {
 // measureInto lets measure fill a report, and keeps what it has when ctx ends.
 func measureInto(ctx context.Context, dir string, measure func(*Report) error) (*Report, error) {
 	r := &Report{Version: reportVersion, Started: time.Now().UTC(), Machine: describeMachine(dir)}
+	r.preparing()
 	err := measure(r)
 	r.Seconds = time.Since(r.Started).Seconds()
+	if len(r.Times) == 0 {
+		r.Times = []PartTime{r.partTime()}
+	}
 	if ctx.Err() != nil {
 		r.Interrupted = true
 		if len(r.Measurements) > 0 {
@@ -119,7 +125,7 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 		return err
 	}
 	b.Progress.start(len(b.Depths) * b.Runs * len(b.peers) * b.steps())
-	b.pace = newPace(b.Budget, len(b.Depths))
+	b.pace = newPace(r.Started, b.Budget, len(b.Depths))
 	for _, depth := range b.Depths {
 		b.pace.next()
 		if err := b.measureDepth(ctx, depth); err != nil {
@@ -142,18 +148,19 @@ func describePeer(ctx context.Context, p peer) PeerInfo {
 // depthBench is one invocation of Depth.
 type depthBench struct {
 	DepthOptions
-	report  *Report
-	works   []*work
-	peers   []peer
-	sizes   sizes
-	scratch string
-	images  *imageServer
-	plain   string // the tree that is spread over the branches; "" with the user's branches
-	big     string // the large file, while it is not in the tree
-	project bool   // makeProject's directories are in the tree
-	over    map[string]string
-	nonce   int
-	pace    *pace
+	report    *Report
+	works     []*work
+	peers     []peer
+	sizes     sizes
+	scratch   string
+	images    *imageServer
+	plain     string     // the tree that is spread over the branches; "" with the user's branches
+	plainTree *catalogue // what is in plain, without the large file
+	big       string     // the large file, while it is not in the tree
+	project   bool       // makeProject's directories are in the tree
+	over      map[string]string
+	nonce     int
+	pace      *pace
 }
 
 // bigDepth is the number of branches at which the works on the large file and those of programs are done: one is enough, as
@@ -202,10 +209,10 @@ func (b *depthBench) makePlain(ctx context.Context) error {
 			return err
 		}
 	}
-	tree, err := takeCatalogue(ctx, b.plain)
-	if err != nil {
+	if b.plainTree, err = takeCatalogue(ctx, b.plain); err != nil {
 		return err
 	}
+	tree := b.plainTree
 	source := fmt.Sprintf("made from seed %d", b.Seed)
 	switch {
 	case b.Image != "":

@@ -57,6 +57,10 @@ func Full(ctx context.Context, o FullOptions) (*Report, error) {
 			left -= part.weight
 			made, err := part.measure(ctx, budget)
 			if made != nil {
+				took := made.Times[0]
+				took.Part = part.name
+				o.Progress.say(took.String())
+				r.Times = append(r.Times, took)
 				r.add(made)
 			}
 			if err != nil && ctx.Err() == nil {

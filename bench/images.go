@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -25,7 +26,7 @@ func imagesInto(ctx context.Context, o ContainerOptions, r *Report) (err error) 
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	o.Progress.start(o.Runs * len(b.chosen) * len(o.Depths))
-	pace := newPace(o.Budget, len(o.Depths))
+	pace := newPace(r.Started, o.Budget, len(o.Depths))
 	for _, depth := range o.Depths {
 		pace.next()
 		if err := b.imagesAt(depth, pace); err != nil {
@@ -44,13 +45,21 @@ func (b *containerBench) imagesAt(depth int, pace *pace) error {
 		return err
 	}
 	change := sample(made.files(), "change", 10)
+	b.report.inRounds()
+	defer b.report.preparing()
+	costs := map[cell]time.Duration{}
+	for i := range b.chosen {
+		costs[cell{peer: i}] = 0
+	}
 	for run := range b.o.Runs {
-		if run > 0 && !pace.more() {
-			b.o.Progress.step((b.o.Runs - run) * len(b.chosen))
-			break
-		}
+		chosen := pace.choose(run, costs)
 		for i := range b.chosen {
-			t := b.chosen[(i+run)%len(b.chosen)]
+			at := cell{peer: (i + run) % len(b.chosen)}
+			if !chosen[at] {
+				b.o.Progress.step(1)
+				continue
+			}
+			t, start := b.chosen[at.peer], time.Now()
 			b.o.Progress.part(fmt.Sprintf("images of %d layers, run %d of %d", depth, run+1, b.o.Runs), t.name)
 			if err := syncFileSystem(b.scratch); err != nil {
 				return err
@@ -60,9 +69,9 @@ func (b *containerBench) imagesAt(depth int, pace *pace) error {
 			if err != nil {
 				return err
 			}
+			costs[at] = time.Since(start)
 			b.o.Progress.step(1)
 		}
-		pace.round()
 	}
 	return b.images.forget()
 }

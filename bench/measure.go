@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,9 +29,12 @@ func bigContent(seed uint64) []byte {
 
 // group is works that are measured on one mount, one after the other.
 type group struct {
-	state string
-	works []*work
+	state  string
+	works  []*work
+	mounts bool // how long its mount takes is measured too; of the groups of a peer it is one
 }
+
+func (g *group) writes() bool { return g.works[0].writes }
 
 // groups returns what is measured at a number of branches. Cold work gets a mount for each; so does all that changes the
 // tree together.
@@ -44,13 +48,13 @@ func (b *depthBench) groups(depth int) []group {
 		switch {
 		case w.alone:
 			if b.Warm {
-				alone = append(alone, group{stateWarm, []*work{w}})
+				alone = append(alone, group{state: stateWarm, works: []*work{w}})
 			}
 		case w.writes:
 			writes.works = append(writes.works, w)
 		default:
-			if b.Cold && (b.ColdWorks == nil || slices.Contains(b.ColdWorks, w.name)) {
-				groups = append(groups, group{stateCold, []*work{w}})
+			if b.Cold && (b.ColdWorks == nil || slices.Contains(b.ColdWorks, w.name) || depth == b.bigDepth() && slices.Contains(b.coldOnce, w.name)) {
+				groups = append(groups, group{state: stateCold, works: []*work{w}})
 			}
 			if b.Warm && !w.coldOnly {
 				warm.works = append(warm.works, w)
@@ -63,7 +67,12 @@ func (b *depthBench) groups(depth int) []group {
 	if b.Warm && len(writes.works) > 0 {
 		groups = append(groups, writes)
 	}
-	return append(groups, alone...)
+	groups = append(groups, alone...)
+	// One that reads, if there is one.
+	if i := slices.IndexFunc(groups, func(g group) bool { return g.state == stateWarm }); i >= 0 {
+		groups[i].mounts = true
+	}
+	return groups
 }
 
 // steps returns the number of groups at most depths, for the progress.
@@ -92,21 +101,35 @@ func (b *depthBench) measureDepth(ctx context.Context, depth int) (err error) {
 	if err != nil {
 		return err
 	}
+	b.report.inRounds()
+	defer b.report.preparing()
 	groups := b.groups(depth)
+	costs := map[cell]time.Duration{}
+	for i, c := range candidates {
+		for g := range groups {
+			if c.tree != nil {
+				costs[cell{i, g}] = 0
+			}
+		}
+	}
 	for run := range b.Runs {
-		if run > 0 && !b.pace.more() {
+		chosen := b.pace.choose(run, costs)
+		if len(chosen) == 0 {
 			b.Progress.step((b.Runs - run) * len(candidates) * b.steps())
 			break
 		}
 		for i := range candidates {
 			// Another one is first each time, so that nobody always has the others' leftovers.
-			c := candidates[(i+run)%len(candidates)]
+			n := (i + run) % len(candidates)
+			c := candidates[n]
 			b.Progress.part(fmt.Sprintf("%d branches, run %d of %d", depth, run+1, b.Runs), c.name())
-			for _, g := range groups {
-				if c.tree != nil {
-					if err := b.measureGroup(ctx, s, c, g); err != nil {
+			for g := range groups {
+				if at := (cell{n, g}); chosen[at] {
+					start := time.Now()
+					if err := b.measureGroup(ctx, s, c, groups[g]); err != nil {
 						return fmt.Errorf("%s: %w", c.name(), err)
 					}
+					costs[at] = time.Since(start)
 				}
 				if ctx.Err() != nil {
 					return ctx.Err()
@@ -114,55 +137,75 @@ func (b *depthBench) measureDepth(ctx context.Context, depth int) (err error) {
 			}
 			b.Progress.step(b.steps())
 		}
-		b.pace.round()
 	}
 	return nil
 }
 
-// check mounts every peer once and compares what it shows. The plain tree is right, or, if there is none, what the first
-// peer shows.
+// check mounts every peer once and compares what it shows, two or more of them at the same time, as nothing is timed yet. The
+// plain tree is right, or, if there is none, what the first peer shows.
 func (b *depthBench) check(ctx context.Context, s *stack) ([]candidate, error) {
 	b.Progress.part(fmt.Sprintf("%d branches: comparing what everyone shows", s.depth()), "")
 	var right *catalogue
 	rightBy := "the plain tree"
 	if s.plain != "" {
 		var err error
-		if right, err = takeCatalogue(ctx, s.plain); err != nil {
+		if right, err = b.plainCatalogue(ctx, s); err != nil {
 			return nil, err
 		}
 	}
-	var candidates []candidate
-	for _, p := range b.peers {
-		tree, err := b.catalogueOf(ctx, s, p)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+	candidates, failed := make([]candidate, len(b.peers)), make([]error, len(b.peers))
+	var group errgroup.Group
+	group.SetLimit(runtime.NumCPU())
+	for i, p := range b.peers {
+		candidates[i].peer = p
+		if p.name() == peerPlain && right != nil {
+			candidates[i].tree = right
+			continue
 		}
+		group.Go(func() error {
+			candidates[i].tree, failed[i] = b.catalogueOf(ctx, s, p)
+			return nil
+		})
+	}
+	_ = group.Wait() // nobody returns an error there
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	for i := range candidates {
+		c, err := &candidates[i], failed[i]
 		if err == nil && right == nil {
-			right, rightBy = tree, p.name()
+			right, rightBy = c.tree, c.name()
 		}
-		if err == nil && tree.sum != right.sum {
+		if err == nil && c.tree.sum != right.sum {
 			err = unable("it shows another tree than %s", rightBy)
 		}
 		if err != nil {
-			tree = nil
+			c.tree = nil
 			for _, g := range b.groups(s.depth()) {
 				for _, w := range g.works {
-					b.report.at(b.key(s, w, g.state), p.name(), "s").Status = err.Error()
+					b.report.at(b.key(s, w, g.state), c.name(), "s").Status = err.Error()
 				}
 			}
 		}
-		candidates = append(candidates, candidate{p, tree})
 	}
 	// What was just read has a new access time. From here on it isn't updated any more (relatime in mount(8)), so that
 	// nothing of it is dirty when caches are dropped.
 	return candidates, syncFileSystem(b.scratch)
 }
 
+// plainCatalogue returns what is in the plain tree. It is read once, and once more if the large file is in it.
+func (b *depthBench) plainCatalogue(ctx context.Context, s *stack) (*catalogue, error) {
+	if b.plainTree != nil && (b.big == "" || s.depth() != b.bigDepth()) {
+		return b.plainTree, nil
+	}
+	return takeCatalogue(ctx, s.plain)
+}
+
 // compareLimit is how long a peer may take to show all it has once.
-const compareLimit = 20 * time.Second
+const compareLimit = 40 * time.Second
 
 func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalogue, error) {
-	m, err := b.mount(ctx, s, p)
+	m, err := b.mount(ctx, s, p, false)
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +219,16 @@ func (b *depthBench) catalogueOf(ctx context.Context, s *stack, p peer) (*catalo
 	return tree, errors.Join(err, m.close())
 }
 
-func (b *depthBench) mount(ctx context.Context, s *stack, p peer) (*mounted, error) {
-	return mountFresh(ctx, b.scratch, s, p)
+// mount mounts a stack: on a file system of its own if something will be written, see mountFresh.
+func (b *depthBench) mount(ctx context.Context, s *stack, p peer, writes bool) (*mounted, error) {
+	if writes {
+		return mountFresh(ctx, b.scratch, s, p)
+	}
+	at, err := makeSite(b.scratch, p.name())
+	if err != nil {
+		return nil, err
+	}
+	return p.mount(ctx, s, at)
 }
 
 func (b *depthBench) key(s *stack, w *work, state string) Key {
@@ -200,16 +251,16 @@ func (b *depthBench) measureGroup(ctx context.Context, s *stack, c candidate, g 
 	if len(todo) == 0 {
 		return nil
 	}
-	if todo[0].writes {
+	if g.writes() {
 		if err := syncFileSystem(b.scratch); err != nil {
 			return err
 		}
 	}
-	m, err := b.mount(ctx, s, c.peer)
+	m, err := b.mount(ctx, s, c.peer, g.writes())
 	if err != nil {
 		return err
 	}
-	if g.state == stateWarm && m.seconds > 0 {
+	if g.mounts && m.seconds > 0 {
 		mounting := b.report.at(Key{Bench: cmp.Or(b.label, "depth"), Work: "mount", State: stateWarm, Depth: s.depth()}, c.name(), "s")
 		mounting.Values = append(mounting.Values, m.seconds)
 	}

@@ -69,6 +69,8 @@ func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries i
 	if err != nil {
 		return err
 	}
+	r.inRounds()
+	defer r.preparing()
 	if entries > plainLimit {
 		peers = slices.DeleteFunc(slices.Clone(peers), func(p peer) bool { return p.name() != peerUnionfs && p.name() != peerFuseOverlayfs })
 	}
@@ -104,12 +106,8 @@ func memoryStack(ctx context.Context, b *depthBench) (*stack, *catalogue, error)
 	if err := b.makePlain(ctx); err != nil {
 		return nil, nil, err
 	}
-	tree, err := takeCatalogue(ctx, b.plain)
-	if err != nil {
-		return nil, nil, err
-	}
 	s, err := b.makeStack(ctx, memoryBranches)
-	return s, tree, err
+	return s, b.plainTree, err
 }
 
 // filesInDirectory is how many entries the directories of emptyFiles have, each with itself, if nothing else is asked for.
@@ -149,7 +147,7 @@ func emptyFiles(ctx context.Context, dir string, entries, inDirectory int) (*sta
 
 // memoryOf returns the resident memory of a server in bytes, 0 if there is no server.
 func memoryOf(ctx context.Context, b *depthBench, s *stack, p peer, tree *catalogue) (bytes int64, err error) {
-	m, err := b.mount(ctx, s, p)
+	m, err := b.mount(ctx, s, p, false)
 	if err != nil {
 		return 0, err
 	}

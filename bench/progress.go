@@ -140,6 +140,20 @@ func (p *Progress) part(text, detail string) {
 	p.last = text
 }
 
+// say prints a line that stays.
+func (p *Progress) say(text string) {
+	if p == nil {
+		return
+	}
+	if p.all != nil {
+		fmt.Fprintln(p.all, text) // above the bar
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintln(p.w, text)
+}
+
 // step says that n of the steps are done.
 func (p *Progress) step(n int) {
 	if p == nil {

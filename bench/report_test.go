@@ -119,20 +119,38 @@ func TestDocumentIsCurrent(t *testing.T) {
 	}
 }
 
-// TestPace checks that a benchmark ends in time, and does everything once.
+// TestPace checks that a benchmark ends in time, does everything once, and what takes a moment three times.
 func TestPace(t *testing.T) {
-	p := newPace(time.Hour, 2)
+	p := newPace(time.Now(), time.Hour, 2)
 	p.next()
-	if p.round(); !p.more() {
+	if p.round(); !p.more(1) {
 		t.Error("there is time for another round")
 	}
 	p.longest = 31 * time.Minute
-	if p.more() {
+	if p.more(1) {
 		t.Error("another round would take longer than the half of the time")
 	}
-	p = newPace(0, 1)
+	if !p.more(0) {
+		t.Error("there is to be one round in any case")
+	}
+	long, short, moment := cell{0, 0}, cell{1, 0}, cell{0, 1}
+	costs := map[cell]time.Duration{long: 20 * time.Minute, short: 15 * time.Minute, moment: time.Second}
+	if chosen := p.choose(1, costs); chosen[long] || !chosen[short] || !chosen[moment] {
+		t.Errorf("of what there is no time for all of, what takes long is to be left out: %v", chosen)
+	}
+	if chosen := p.choose(0, costs); len(chosen) != 3 {
+		t.Errorf("the first round has only %v", chosen)
+	}
+	p = newPace(time.Now().Add(-time.Hour), time.Minute, 1)
 	p.next()
-	if p.longest = 100 * time.Hour; !p.more() {
+	for done, want := range []int{3, 1, 1, 0} {
+		if chosen := p.choose(done, costs); len(chosen) != want || !chosen[moment] && want > 0 {
+			t.Errorf("when the time is over after %d rounds, another one has %v", done, chosen)
+		}
+	}
+	p = newPace(time.Now(), 0, 1)
+	p.next()
+	if p.longest = 100 * time.Hour; !p.more(1) || len(p.choose(9, costs)) != 3 {
 		t.Error("without a budget there is always time")
 	}
 }
@@ -228,7 +246,7 @@ func TestAnotherTree(t *testing.T) {
 	}
 	b := &depthBench{
 		DepthOptions: DepthOptions{Warm: true, Depths: []int{2}, Limit: time.Minute}, report: &Report{},
-		works: walkOnly, peers: []peer{ours}, scratch: t.TempDir(), pace: newPace(0, 1),
+		works: walkOnly, peers: []peer{ours}, scratch: t.TempDir(), pace: newPace(time.Now(), 0, 1),
 	}
 	candidates, err := b.check(t.Context(), s)
 	if err != nil {

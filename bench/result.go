@@ -30,7 +30,10 @@ type Report struct {
 	// Trees is that for each Key.Bench, where there are several.
 	Trees        map[string]string `json:"trees,omitempty"`
 	Notes        []string          `json:"notes,omitempty"` // what the reader must know besides
+	Times        []PartTime        `json:"times,omitempty"` // of each benchmark, in their order
 	Measurements []Measurement     `json:"measurements"`
+
+	watch stopwatch
 }
 
 // PeerInfo says what was measured.

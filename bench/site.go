@@ -53,7 +53,7 @@ func mountFresh(ctx context.Context, scratch string, s *stack, p peer) (*mounted
 }
 
 // freshBytes is how large a new file system is. Its file is sparse.
-const freshBytes = 16 << 30
+const freshBytes = 8 << 30
 
 // canMakeDisks reports whether there can be new file systems.
 func canMakeDisks() bool {

@@ -36,18 +36,24 @@ func runInto(ctx context.Context, o ContainerOptions, r *Report) (err error) {
 	if err != nil {
 		return err
 	}
-	together := max(1, o.Runs/10)
+	r.inRounds()
+	together := max(1, min(o.Runs/4, leastRounds))
 	o.Progress.start(len(able) * (2*o.Runs + 4*together + o.Asleep))
-	if err := b.measureRun(able, ref); err != nil {
+	// What takes long and is done once comes first, so that what is left is for what is done often.
+	if err := b.measureAsleep(able, ref); err != nil {
 		return err
 	}
-	if err := b.measureTogether(able, ref, together); err != nil {
+	pace := newPace(r.Started, o.Budget, 3)
+	pace.next()
+	if err := b.measureTogether(able, ref, together, pace); err != nil {
 		return err
 	}
-	if err := b.measureExec(able, ref); err != nil {
+	pace.next()
+	if err := b.measureExec(able, ref, pace); err != nil {
 		return err
 	}
-	return b.measureAsleep(able, ref)
+	pace.next()
+	return b.measureRun(able, ref, pace)
 }
 
 // prepareToRun gets the image and runs it once, unmeasured. It returns the tools that can.
@@ -78,9 +84,13 @@ func (b *containerBench) prepareToRun(ref string) ([]*tool, error) {
 	return able, nil
 }
 
-func (b *containerBench) measureRun(able []*tool, ref string) error {
+func (b *containerBench) measureRun(able []*tool, ref string, pace *pace) error {
 	b.o.Progress.part(fmt.Sprintf("run, %d times each", b.o.Runs), "")
 	for run := range b.o.Runs {
+		if !pace.more(run) {
+			b.o.Progress.step((b.o.Runs - run) * len(able))
+			break
+		}
 		for i := range able {
 			t := able[(i+run)%len(able)]
 			command := t.run(b.dir(t), ref, launch{name: "run-" + strconv.Itoa(run)})
@@ -89,15 +99,26 @@ func (b *containerBench) measureRun(able []*tool, ref string) error {
 			}
 			b.o.Progress.step(1)
 		}
+		pace.round()
 	}
 	return nil
 }
 
-func (b *containerBench) measureTogether(able []*tool, ref string, runs int) error {
+func (b *containerBench) measureTogether(able []*tool, ref string, runs int, pace *pace) error {
 	b.o.Progress.part(fmt.Sprintf("run, %d at once", atOnce), "")
+	costs := map[cell]time.Duration{}
+	for i := range able {
+		costs[cell{peer: i}] = 0
+	}
 	for run := range runs {
+		chosen := pace.choose(run, costs)
 		for i := range able {
-			t := able[(i+run)%len(able)]
+			at := cell{peer: (i + run) % len(able)}
+			if !chosen[at] {
+				b.o.Progress.step(4)
+				continue
+			}
+			t, start := able[at.peer], time.Now()
 			_, err := b.measure(Key{Bench: "run", Work: "run-16", State: stateWarm}, t.name, func() error {
 				failed := make([]error, atOnce)
 				var group sync.WaitGroup
@@ -111,13 +132,14 @@ func (b *containerBench) measureTogether(able []*tool, ref string, runs int) err
 			if err != nil {
 				return err
 			}
+			costs[at] = time.Since(start)
 			b.o.Progress.step(4)
 		}
 	}
 	return nil
 }
 
-func (b *containerBench) measureExec(able []*tool, ref string) error {
+func (b *containerBench) measureExec(able []*tool, ref string, pace *pace) error {
 	const name = "executed"
 	b.o.Progress.part(fmt.Sprintf("exec, %d times each", b.o.Runs), "")
 	key := Key{Bench: "run", Work: "exec", State: stateWarm}
@@ -142,6 +164,10 @@ func (b *containerBench) measureExec(able []*tool, ref string) error {
 		started = append(started, t)
 	}
 	for run := range b.o.Runs {
+		if !pace.more(run) {
+			b.o.Progress.step((b.o.Runs - run) * len(started))
+			break
+		}
 		for i := range started {
 			t := started[(i+run)%len(started)]
 			if _, err := b.measure(key, t.name, func() error { return b.command(t.exec(b.dir(t), name)) }); err != nil {
@@ -149,6 +175,7 @@ func (b *containerBench) measureExec(able []*tool, ref string) error {
 			}
 			b.o.Progress.step(1)
 		}
+		pace.round()
 	}
 	return nil
 }

@@ -55,11 +55,7 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 	if err != nil {
 		return err
 	}
-	at, err := makeSite(scratch, p.name())
-	if err != nil {
-		return err
-	}
-	m, err := p.mount(ctx, s, at)
+	m, err := mountFresh(ctx, scratch, s, p)
 	if err != nil {
 		return err
 	}
@@ -77,9 +73,11 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 	c := &client{root: m.root, entries: entries, each: o.Each, random: rand.New(rand.NewPCG(1, 1))}
 	ended := make(chan error, 1)
 	go func() { ended <- c.ask(stop) }()
+	r.inRounds()
+	defer r.preparing()
 	for kill := range o.Kills {
 		o.Progress.part(fmt.Sprintf("takeover, %d entries, kill %d of %d", entries, kill+1, o.Kills), p.name())
-		seconds, failed := c.around(ctx, at.target, ended)
+		seconds, failed := c.around(ctx, m.root, ended)
 		if failed != nil {
 			return failed
 		}

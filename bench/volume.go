@@ -57,7 +57,14 @@ func volumesInto(ctx context.Context, o ContainerOptions, r *Report) (err error)
 		}
 	}
 	o.Progress.start(o.Runs * len(names))
+	r.inRounds()
+	pace := newPace(r.Started, o.Budget, 1)
+	pace.next()
 	for run := range o.Runs {
+		if !pace.more(run) {
+			o.Progress.step((o.Runs - run) * len(names))
+			break
+		}
 		for i := range names {
 			name := names[(i+run)%len(names)]
 			o.Progress.part(fmt.Sprintf("volumes, run %d of %d", run+1, o.Runs), name)
@@ -73,6 +80,7 @@ func volumesInto(ctx context.Context, o ContainerOptions, r *Report) (err error)
 			}
 			o.Progress.step(1)
 		}
+		pace.round()
 	}
 	return nil
 }
