@@ -37,7 +37,6 @@ type DepthOptions struct {
 	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
 	Progress  *Progress
 
-	only []string // of PeerNames and peerUnionfsHeld: no others; nil for all that Against asks for
 	// coldOnce are works that are measured cold at one number of branches only, besides ColdWorks.
 	coldOnce []string
 	fewOps   bool   // do everything a few times only: to see that it works
@@ -92,9 +91,6 @@ func depthInto(ctx context.Context, o DepthOptions, r *Report) (err error) {
 	chosen, err := choosePeers(o.Against, o.Program)
 	if err != nil {
 		return err
-	}
-	if o.only != nil {
-		chosen = slices.DeleteFunc(chosen, func(p peer) bool { return !slices.Contains(o.only, p.name()) })
 	}
 	b.sizes = opsOf(o.Big, o.fewOps)
 	r.Sizes = b.sizes

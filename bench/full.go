@@ -92,28 +92,29 @@ func FullPartNames() []string {
 
 // fullSizes is how much Full does.
 type fullSizes struct {
-	entries, fewEntries, imageEntries int
-	growing, complete, one, layers    []int
-	runs, starts, asleep              int
-	big                               int64
-	kills, heldRuns                   int
-	known                             []int
-	copied                            []int64
-	trees                             []int
-	peers, mainPeers                  []string
+	entries, fewEntries, imageEntries   int
+	growing, complete, one, layers      []int
+	runs, starts, asleep                int
+	big                                 int64
+	kills                               int
+	heldEntries, heldMounts, heldRounds int
+	known                               []int
+	copied                              []int64
+	trees                               []int
+	peers, mainPeers                    []string
 }
 
 func sizesOf(small bool) fullSizes {
 	if small {
 		return fullSizes{
 			entries: 300, fewEntries: 200, imageEntries: 300, growing: []int{1, 2, 10}, complete: []int{3}, one: []int{3}, layers: []int{3},
-			runs: 1, starts: 2, asleep: 2, big: 4 << 20, copied: []int64{4 << 10, 1 << 20}, trees: []int{300}, kills: 2, heldRuns: 1, known: []int{1500},
+			runs: 1, starts: 2, asleep: 2, big: 4 << 20, copied: []int64{4 << 10, 1 << 20}, trees: []int{300}, kills: 2, heldEntries: 400, heldMounts: 2, heldRounds: 2, known: []int{1500},
 			peers: PeerNames(), mainPeers: PeerNames(),
 		}
 	}
 	return fullSizes{
 		entries: 14114, fewEntries: 2000, imageEntries: 30000, growing: []int{1, 5, 20, 100, 500}, complete: []int{10, 120}, one: []int{10}, layers: []int{10},
-		runs: 5, starts: 20, asleep: 20, big: 1 << 30, copied: []int64{4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20}, trees: []int{1000, 14114, 1000000}, kills: 15, heldRuns: 11, known: []int{14000, 1000000},
+		runs: 5, starts: 20, asleep: 20, big: 1 << 30, copied: []int64{4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20}, trees: []int{1000, 14114, 1000000}, kills: 15, heldEntries: 4000, heldMounts: 12, heldRounds: 15, known: []int{14000, 1000000},
 		peers:     slices.DeleteFunc(PeerNames(), func(name string) bool { return name == peerUnionfsFuse }), // too slow at a large tree
 		mainPeers: []string{peerOverlayfs, peerFuseOverlayfs, peerPlain},
 	}
@@ -171,11 +172,11 @@ func fullParts(o FullOptions) []fullPart {
 		{"memory", 75, func(ctx context.Context, _ time.Duration) (*Report, error) {
 			return Memory(ctx, MemoryOptions{Program: o.Program, Dir: o.Dir, Against: s.peers, Runs: 1, Entries: s.trees, Progress: o.Progress})
 		}},
-		unions("holder", 40, func(d *DepthOptions) {
-			d.Depths, d.Works, d.Cold, d.Runs = s.one, heldWorks(), false, s.heldRuns
-			d.only = []string{peerUnionfs, peerUnionfsHeld}
-			d.Against = d.only
-		}),
+		{"holder", 60, func(ctx context.Context, budget time.Duration) (*Report, error) {
+			return Holder(ctx, HolderOptions{
+				Program: o.Program, Dir: o.Dir, Entries: s.heldEntries, Mounts: s.heldMounts, Rounds: s.heldRounds, Budget: budget, Progress: o.Progress,
+			})
+		}},
 		{"takeover", 60, func(ctx context.Context, _ time.Duration) (*Report, error) {
 			return Takeover(ctx, TakeoverOptions{Program: o.Program, Dir: o.Dir, Entries: s.known, Kills: s.kills, Progress: o.Progress})
 		}},

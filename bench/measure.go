@@ -324,16 +324,8 @@ func (b *depthBench) once(se *session, w *work, state string) (seconds float64, 
 			}
 		}
 	}
-	if w.prepare != nil {
-		if err := w.prepare(se); err != nil {
-			return 0, 0, err
-		}
-	}
 	b.renew(se)
-	runtime.GC() // our own garbage collector must not run meanwhile
-	start := time.Now()
-	ops, err = w.run(se)
-	return time.Since(start).Seconds(), ops, err
+	return timed(se, w)
 }
 
 // renew gives the session names that nobody asked for before.

@@ -87,7 +87,7 @@ func (r *Report) reasons() []string {
 }
 
 func (r *Report) baselineNames() string {
-	return "overlayfs, or, where that wasn't measured, to fuse-overlayfs or podman; for volumes to the host's own file system"
+	return "overlayfs, or, where that wasn't measured, to fuse-overlayfs or podman; for volumes to the host's own file system, for a holder to a mount beside it that has none"
 }
 
 func paramTitle(bench string) string {
@@ -139,6 +139,12 @@ func (r *Report) cell(key Key, peer string) string {
 
 // toBaseline returns the ratio to what footnotes says.
 func (r *Report) toBaseline(key Key, peer string) float64 {
+	if p, ok := r.paired(key, peer, peerUnionfs); ok && key.Bench == "holder" {
+		if peer == peerUnionfs {
+			return nan
+		}
+		return p.median
+	}
 	if key.Bench == "volume" {
 		if peer == peerHost {
 			return nan

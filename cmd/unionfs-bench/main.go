@@ -50,7 +50,7 @@ Examples:
 			&cli.StringFlag{Name: "root", Usage: "take images from the store in `DIR`", EnvVars: []string{"UNIONFS_ROOT"}, DefaultText: "the user's own"},
 		},
 		Commands: []*cli.Command{
-			depthCommand(), copyUpCommand(), memoryCommand(), takeoverCommand(), runCommand(), imagesCommand(), volumeCommand(),
+			depthCommand(), copyUpCommand(), memoryCommand(), holderCommand(), takeoverCommand(), runCommand(), imagesCommand(), volumeCommand(),
 			fullCommand(), showCommand(), volumeWorkCommand(), completeCommand(), manCommand(),
 		},
 		HideHelpCommand: true,

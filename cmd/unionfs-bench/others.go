@@ -116,6 +116,38 @@ Examples:
 	}
 }
 
+func holderCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "holder",
+		Usage: "measure what it costs that a mount outlives its server",
+		Description: `Mounts one tree twice at the same time, in the foreground, where the mount ends with its server, and in the background, where it
+outlives it, does the same works on both in turns, in rounds of some milliseconds, and reports the ratio. --runs says how
+many such pairs of mounts there are, one after the other.
+
+Example:
+   unionfs bench holder --runs 20`,
+		Flags: append([]cli.Flag{
+			&cli.IntFlag{Name: "entries", Usage: "make a tree of `N` entries", Value: 4000},
+			&cli.IntFlag{Name: "rounds", Usage: "do each work `N` times on each pair of mounts", Value: 15},
+			runsFlag(12),
+		}, outputFlags()...),
+		Action: func(c *cli.Context) error {
+			if err := checkBench(c); err != nil {
+				return err
+			}
+			o := bench.HolderOptions{Entries: c.Int("entries"), Mounts: c.Int("runs"), Rounds: c.Int("rounds"), Progress: newProgress()}
+			if o.Rounds < 1 || o.Entries < 10*o.Rounds {
+				return usageError("holder: --entries must be at least ten times --rounds, which must be at least 1: each round changes other files")
+			}
+			var err error
+			if o.Program, o.Dir, err = place(c); err != nil {
+				return err
+			}
+			return runBench(c, o.Progress, func(ctx context.Context) (*bench.Report, error) { return bench.Holder(ctx, o) })
+		},
+	}
+}
+
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "run",

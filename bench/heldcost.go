@@ -1,0 +1,260 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/perf/benchmath"
+	"golang.org/x/sys/unix"
+)
+
+// HolderOptions says what [Holder] measures.
+type HolderOptions struct {
+	Program  string // the unionfs to measure
+	Dir      string // where branches and mounts are made
+	Entries  int    // of the tree
+	Mounts   int    // pairs of mounts, one after the other
+	Rounds   int    // of each work on each pair
+	Budget   time.Duration
+	Progress *Progress
+}
+
+// heldBranches is the number of branches of the mounts.
+const heldBranches = 10
+
+// Holder measures what it costs that a mount outlives its server: the same works on two mounts that are there at the same time, one
+// of which has a holder, in rounds so short that whatever else the machine does meets both. The values are medians of the rounds on
+// one pair of mounts, so those of a pair have the same index.
+//
+// What is left of noise is in how two mounts fell out: where their files are on disk and in memory. More rounds don't help
+// against that, more pairs of mounts do.
+func Holder(ctx context.Context, o HolderOptions) (*Report, error) {
+	return measureInto(ctx, o.Dir, func(r *Report) error { return holderInto(ctx, o, r) })
+}
+
+func holderInto(ctx context.Context, o HolderOptions, r *Report) (err error) {
+	peers := []peer{&unionfsPeer{program: o.Program}, heldPeer{o.Program}}
+	for _, p := range peers {
+		r.Peers = append(r.Peers, describePeer(ctx, p))
+	}
+	b := &depthBench{DepthOptions: DepthOptions{Dir: o.Dir, Entries: o.Entries, Seed: 1, Progress: o.Progress}, report: r}
+	if b.scratch, err = os.MkdirTemp(o.Dir, "unionfs-bench-"); err != nil {
+		return fmt.Errorf("making a directory for the branches: %w", err)
+	}
+	defer func() { err = errors.Join(err, removeScratch(b.scratch)) }()
+	if err := b.makePlain(ctx); err != nil {
+		return err
+	}
+	s, err := splitTree(ctx, b.plain, filepath.Join(b.scratch, "branches"), heldBranches)
+	if err != nil {
+		return err
+	}
+	works, err := chooseWorks(heldWorks())
+	if err != nil {
+		return err
+	}
+	o.Progress.start(o.Mounts * len(works))
+	r.inRounds()
+	pace := newPace(r.Started, o.Budget, 1)
+	pace.next()
+	pace.round()
+	for n := range o.Mounts {
+		if !pace.more(n) {
+			o.Progress.step((o.Mounts - n) * len(works))
+			break
+		}
+		o.Progress.part(fmt.Sprintf("holder, mounts %d of %d", n+1, o.Mounts), "")
+		if n%2 == 1 {
+			slices.Reverse(peers) // the second mount may be worse off than the first
+		}
+		if err := b.onePair(ctx, s, peers, works, o.Rounds); err != nil {
+			return err
+		}
+		if n%2 == 1 {
+			slices.Reverse(peers)
+		}
+		pace.round()
+	}
+	return nil
+}
+
+// onePair mounts both, and measures all works.
+func (b *depthBench) onePair(ctx context.Context, s *stack, peers []peer, works []*work, rounds int) (err error) {
+	if err := syncFileSystem(b.scratch); err != nil {
+		return err
+	}
+	var sides []*side
+	for _, p := range peers {
+		m, err := mountFresh(ctx, b.scratch, s, p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name(), err)
+		}
+		defer func() { err = errors.Join(err, m.close()) }()
+		one := &side{name: p.name(), m: m}
+		if one.rootFD, err = openRoot(m.root); err != nil {
+			return err
+		}
+		defer unix.Close(one.rootFD)
+		sides = append(sides, one)
+		mounting := b.report.at(heldKey("mount"), p.name(), "s")
+		mounting.Ops, mounting.Values = 1, append(mounting.Values, m.seconds)
+	}
+	stop, end := neverStopped(ctx)
+	defer end()
+	for _, one := range sides {
+		one.tree, one.stop, one.rounds = b.plainTree, stop, make([]*session, rounds)
+		defer one.forget()
+	}
+	for _, w := range works {
+		if err := b.compareSides(sides, w, rounds); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		b.Progress.step(1)
+	}
+	return nil
+}
+
+// side is one of two mounts.
+type side struct {
+	name   string
+	m      *mounted
+	rootFD int
+	tree   *catalogue
+	stop   *atomic.Bool
+	rounds []*session // of what makes files, one for each round; nil until it is needed
+}
+
+// forget closes what the rounds hold.
+func (s *side) forget() {
+	for _, se := range s.rounds {
+		if se != nil {
+			unix.Close(se.rootFD)
+		}
+	}
+}
+
+// making returns the session of a round of what makes files, in a directory of its own: where many files were removed, making one would
+// cost more in each round. What one work made the next finds.
+func (s *side) making(n int) (*session, error) {
+	if s.rounds[n] != nil {
+		return s.rounds[n], nil
+	}
+	dir := "round-" + strconv.Itoa(n)
+	if err := unix.Mkdirat(s.rootFD, dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making %s: %w", dir, err)
+	}
+	fd, err := openRoot(filepath.Join(s.m.root, dir))
+	if err != nil {
+		return nil, err
+	}
+	s.rounds[n] = &session{rootFD: fd, root: s.m.root, tree: s.tree, stop: s.stop}
+	return s.rounds[n], nil
+}
+
+// heldSizes are the numbers of operations in a round: some milliseconds' worth.
+func heldSizes(files, rounds int) sizes {
+	return sizes{Sample: min(600, files), Create: 60, Change: max(1, min(30, files/(3*rounds))), Appends: 2000}
+}
+
+// compareSides does a work on both mounts in turns.
+func (b *depthBench) compareSides(sides []*side, w *work, rounds int) error {
+	seconds := map[string][]float64{}
+	ops := 0
+	for n := range rounds {
+		for i := range sides {
+			one := sides[(i+n)%2]
+			se, err := one.session(w, n, rounds)
+			if err != nil {
+				return err
+			}
+			b.renew(se)
+			took, done, err := timed(se, w)
+			if err != nil {
+				return err
+			}
+			ops = done
+			seconds[one.name] = append(seconds[one.name], took)
+		}
+	}
+	for _, one := range sides {
+		took := Measurement{Values: seconds[one.name]}
+		m := b.report.at(heldKey(w.name), one.name, "s")
+		m.Ops, m.Values = ops, append(m.Values, took.Median())
+	}
+	return nil
+}
+
+// session returns that of a round of a work.
+func (s *side) session(w *work, n, rounds int) (*session, error) {
+	files := s.tree.files
+	sizes := heldSizes(len(files), rounds)
+	if !w.writes || w.changesLower {
+		// What reads has the same files each time, and so finds the caches filled but for the first.
+		se := &session{rootFD: s.rootFD, root: s.m.root, tree: s.tree, sizes: sizes, stop: s.stop, files: sample(files, "sample", sizes.Sample)}
+		if w.changesLower {
+			se.files = files[n*3*sizes.Change : (n+1)*3*sizes.Change]
+		}
+		return se, nil
+	}
+	se, err := s.making(n)
+	if err != nil {
+		return nil, err
+	}
+	se.sizes, se.files = sizes, nil
+	for i := range sizes.Create { // names that are not there
+		se.files = append(se.files, "other-"+strconv.Itoa(i))
+	}
+	return se, nil
+}
+
+func heldKey(work string) Key {
+	return Key{Bench: "holder", Work: work, State: stateWarm, Depth: heldBranches}
+}
+
+// timed does a work once.
+func timed(se *session, w *work) (seconds float64, ops int, err error) {
+	if w.prepare != nil {
+		if err := w.prepare(se); err != nil {
+			return 0, 0, err
+		}
+	}
+	runtime.GC() // our own garbage collector must not run meanwhile
+	start := time.Now()
+	ops, err = w.run(se)
+	return time.Since(start).Seconds(), ops, err
+}
+
+// pairedRatio is the median of the ratios of values that were measured side by side, and an interval that has the true one with the
+// probability confidence.
+type pairedRatio struct{ median, low, high, confidence float64 }
+
+func (p pairedRatio) text() string {
+	return fmt.Sprintf("%.3f×, %.3f to %.3f with %.0f %%", p.median, p.low, p.high, math.Floor(100*p.confidence))
+}
+
+// paired returns the ratio of a peer to another one whose values belong together; ok is false if there are none.
+func (r *Report) paired(key Key, peer, to string) (p pairedRatio, ok bool) {
+	a, b := r.find(key, peer), r.find(key, to)
+	if a == nil || b == nil || len(a.Values) == 0 || len(b.Values) != len(a.Values) {
+		return p, false
+	}
+	var ratios []float64
+	for i := range a.Values {
+		ratios = append(ratios, a.Values[i]/b.Values[i])
+	}
+	median := Measurement{Values: ratios}
+	summary := benchmath.AssumeNothing.Summary(benchmath.NewSample(ratios, &benchmath.DefaultThresholds), 0.95)
+	return pairedRatio{median.Median(), summary.Lo, summary.Hi, summary.Confidence}, true
+}
