@@ -47,6 +47,14 @@ func TestFull(t *testing.T) {
 		}
 	}
 	assertMeasured(t, r)
+	if len(r.Times) != len(FullPartNames()) {
+		t.Errorf("%d of %d parts say how long they took", len(r.Times), len(FullPartNames()))
+	}
+	for _, took := range r.Times {
+		if !(took.Rounds > 0) || !strings.Contains(stderr.String(), took.String()) {
+			t.Errorf("%+v, but the log says\n%s", took, &stderr)
+		}
+	}
 	table := stdout.String()
 	for _, want := range slices.Concat(WorkNames(), PeerNames(), ToolNames()) {
 		if !strings.Contains(table, want) {
@@ -98,7 +106,7 @@ func assertMeasured(t *testing.T, r *Report) {
 			t.Errorf("%s %s %s has no values: %s", m.Peer, m.Bench, m.Work, m.Status)
 		}
 	}
-	for _, bench := range []string{"copyup", "memory", "run", "images", "volume"} {
+	for _, bench := range []string{"copyup", "memory", "run", "images", "volume", "holder"} {
 		if !slices.Contains(r.peersOf(bench), peerUnionfs) {
 			t.Errorf("unionfs wasn't measured by %s", bench)
 		}

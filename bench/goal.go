@@ -21,13 +21,13 @@ type query struct {
 	peer        string
 }
 
-// nearest returns what the query asks for, or nil.
+// nearest returns what the query asks for, or nil. What the holder benchmark does is the same works, but few of each.
 func (r *Report) nearest(q query) *Measurement {
 	var best *Measurement
 	distance := math.Inf(1)
 	for i := range r.Measurements {
 		m := &r.Measurements[i]
-		if m.Work != q.work || m.State != q.state || m.Peer != q.peer || len(m.Values) == 0 {
+		if m.Work != q.work || m.State != q.state || m.Peer != q.peer || m.Bench == benchHolder || len(m.Values) == 0 {
 			continue
 		}
 		if d := math.Abs(math.Log(m.x() / float64(max(q.near, 1)))); d < distance {
@@ -197,7 +197,7 @@ func (r *Report) containerGoals(g *goalTable) {
 	g.value("run --rm IMAGE /bin/true", query{"run", stateWarm, 0, peerUnionfs}, 0.025, "≤ 25 ms")
 	g.value("exec CONTAINER /bin/true", query{"exec", stateWarm, 0, peerUnionfs}, 0.010, "≤ 10 ms")
 	g.between("16 starts at once, against one", query{"run-16", stateWarm, 0, peerUnionfs}, query{"run", stateWarm, 0, peerUnionfs}, 4, "≤ 4")
-	g.value("Memory beside each container that sleeps", query{"asleep", "", 20, peerUnionfs}, 15<<20, "≤ 15 MiB")
+	g.value("Memory beside each container that sleeps", query{"asleep", "", 10, peerUnionfs}, 15<<20, "≤ 15 MiB")
 	for _, work := range []struct{ name, what string }{
 		{"volume-write", "Writing and syncing 64 MiB on a volume"}, {"volume-read", "Reading it"}, {"volume-create", "Making and removing 2,000 files on it"},
 	} {

@@ -28,6 +28,9 @@ type HolderOptions struct {
 	Progress *Progress
 }
 
+// benchHolder is the Key.Bench of it.
+const benchHolder = "holder"
+
 // heldBranches is the number of branches of the mounts.
 const heldBranches = 10
 
@@ -220,7 +223,7 @@ func (s *side) session(w *work, n, rounds int) (*session, error) {
 }
 
 func heldKey(work string) Key {
-	return Key{Bench: "holder", Work: work, State: stateWarm, Depth: heldBranches}
+	return Key{Bench: benchHolder, Work: work, State: stateWarm, Depth: heldBranches}
 }
 
 // timed does a work once.

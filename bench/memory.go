@@ -22,6 +22,8 @@ type MemoryOptions struct {
 	Runs     int
 	Entries  []int // of the trees
 	Progress *Progress
+
+	kept *stock // may be nil
 }
 
 // memoryBranches is the number of branches that the trees are spread over.
@@ -65,7 +67,7 @@ func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries i
 		return err
 	}
 	defer func() { err = errors.Join(err, b.images.close()) }()
-	s, tree, err := memoryStack(ctx, b)
+	s, tree, err := memoryStack(ctx, b, o.kept)
 	if err != nil {
 		return err
 	}
@@ -99,9 +101,9 @@ func measureMemory(ctx context.Context, o MemoryOptions, peers []peer, entries i
 }
 
 // memoryStack makes the branches, and tells how many entries they show.
-func memoryStack(ctx context.Context, b *depthBench) (*stack, *catalogue, error) {
+func memoryStack(ctx context.Context, b *depthBench, kept *stock) (*stack, *catalogue, error) {
 	if b.Entries > plainLimit {
-		return emptyFiles(ctx, filepath.Join(b.scratch, "branches"), b.Entries, filesInDirectory)
+		return kept.emptyFiles(ctx, b.scratch, b.Entries, filesInDirectory)
 	}
 	if err := b.makePlain(ctx); err != nil {
 		return nil, nil, err

@@ -19,7 +19,7 @@ type pace struct {
 // leastRounds is how many rounds there are of all that takes no longer than quick, whatever the budget.
 const (
 	leastRounds = 3
-	quick       = 2500 * time.Millisecond
+	quick       = 1500 * time.Millisecond
 )
 
 // newPace returns one for that many parts of a benchmark that has started. A budget of 0 is none.

@@ -167,7 +167,7 @@ func benchTitle(bench string) string {
 		return "Writing one byte into a file of a lower branch"
 	case "memory":
 		return "Memory of servers"
-	case "holder":
+	case benchHolder:
 		return "What it costs that a mount outlives its server"
 	case "takeover":
 		return "Longest wait for an answer when a server is killed"

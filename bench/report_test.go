@@ -155,6 +155,27 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestPaired checks that what was measured side by side is compared side by side.
+func TestPaired(t *testing.T) {
+	r := &Report{}
+	key := heldKey("walk")
+	for n := range 12 { // seconds that drift by far more than the two differ
+		at := float64(1 + n*n)
+		for peer, seconds := range map[string]float64{peerUnionfs: at, peerUnionfsHeld: at * (1.02 + 0.001*float64(n%3))} {
+			m := r.at(key, peer, "s")
+			m.Values = append(m.Values, seconds)
+		}
+	}
+	p, ok := r.paired(key, peerUnionfsHeld, peerUnionfs)
+	if !ok || p.median < 1.0205 || p.median > 1.0215 || p.low < 1.019 || p.high > 1.023 || p.confidence < 0.95 {
+		t.Errorf("%+v, %v", p, ok)
+	}
+	r.find(key, peerUnionfs).Values = nil
+	if _, ok := r.paired(key, peerUnionfsHeld, peerUnionfs); ok {
+		t.Error("there is a ratio to nothing")
+	}
+}
+
 // TestProgress checks the line for those who have no terminal.
 func TestProgress(t *testing.T) {
 	var out strings.Builder

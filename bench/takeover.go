@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,6 +22,8 @@ type TakeoverOptions struct {
 	Each     int    // of Entries, those of one directory with the directory itself; 0 for a thousand
 	Kills    int    // of servers, for each tree
 	Progress *Progress
+
+	kept *stock // may be nil
 }
 
 // Takeover kills the server of a mount whose kernel knows every entry of a tree, again and again, while somebody goes on asking for
@@ -51,7 +52,7 @@ func measureTakeover(ctx context.Context, o TakeoverOptions, p peer, entries int
 		return fmt.Errorf("making a directory for the branches: %w", err)
 	}
 	defer func() { err = errors.Join(err, removeScratch(scratch)) }()
-	s, tree, err := emptyFiles(ctx, filepath.Join(scratch, "branches"), entries, o.Each)
+	s, tree, err := o.kept.emptyFiles(ctx, scratch, entries, o.Each)
 	if err != nil {
 		return err
 	}
