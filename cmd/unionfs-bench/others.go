@@ -242,7 +242,7 @@ Example:
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "small", Usage: "take seconds instead of minutes, only to see that everything works"},
 			&cli.StringFlag{Name: "parts", Usage: "only these of its benchmarks (`PART,PART,...`); known are " + strings.Join(bench.FullPartNames(), ", "), DefaultText: "all"},
-			&cli.DurationFlag{Name: "time", Usage: "repeat everything as often as fits into `TIME`", Value: bench.DefaultBudget},
+			&cli.DurationFlag{Name: "time", Usage: "do as many rounds as fit into `TIME`, and of what is quick three in any case", Value: bench.DefaultBudget},
 		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c); err != nil {
