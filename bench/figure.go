@@ -163,7 +163,7 @@ func (k Key) x() float64 {
 
 // ofUnions reports whether the measurement is one of Depth.
 func (k Key) ofUnions() bool {
-	return slices.Contains([]string{"depth", "files", "programs", "big", benchHolder}, k.Bench)
+	return slices.Contains([]string{"depth", "files", "programs", "big", benchHolder, benchHolderCPU}, k.Bench)
 }
 
 func sectionOf(key Key) string {

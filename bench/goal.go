@@ -27,7 +27,7 @@ func (r *Report) nearest(q query) *Measurement {
 	distance := math.Inf(1)
 	for i := range r.Measurements {
 		m := &r.Measurements[i]
-		if m.Work != q.work || m.State != q.state || m.Peer != q.peer || m.Bench == benchHolder || len(m.Values) == 0 {
+		if m.Work != q.work || m.State != q.state || m.Peer != q.peer || m.Bench == benchHolder || m.Bench == benchHolderCPU || len(m.Values) == 0 {
 			continue
 		}
 		if d := math.Abs(math.Log(m.x() / float64(max(q.near, 1)))); d < distance {
@@ -215,6 +215,11 @@ func (r *Report) takeoverGoals(g *goalTable) {
 		value, text := nan, ""
 		if p, ok := r.paired(heldKey(work), peerUnionfsHeld, peerUnionfs); ok {
 			value, text = p.median, p.text()
+			key := heldKey(work)
+			key.Bench = benchHolderCPU
+			if p, ok := r.paired(key, peerUnionfsHeld, peerUnionfs); ok {
+				text += "; processor time " + p.text()
+			}
 		}
 		g.add("What the holder costs: "+work, "≤ 1.03 of the same in the foreground", value, 1.03, text)
 	}

@@ -169,6 +169,8 @@ func benchTitle(bench string) string {
 		return "Memory of servers"
 	case benchHolder:
 		return "What it costs that a mount outlives its server"
+	case benchHolderCPU:
+		return "The same in processor time, of the server and of who asks it"
 	case "takeover":
 		return "Longest wait for an answer when a server is killed"
 	case "run":

@@ -101,8 +101,10 @@ func startServer(ctx context.Context, dir, target string, program string, args .
 	s := &serverCmd{command: exec.Command(program, args...), output: &tailBuffer{}, exited: make(chan struct{})}
 	s.command.Dir = dir
 	s.command.Stdout, s.command.Stderr = s.output, s.output
-	// A group of its own keeps the terminal's Ctrl-C from it: we unmount it ourselves. Should we be killed, it is told to.
-	s.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	// A session of its own keeps the terminal's Ctrl-C from it: we unmount it ourselves. Should we be killed, it is told to. Servers in
+	// the background have one too, and where the kernel shares processors out among sessions (autogroup in sched(7)), a server in
+	// ours would have to share with us.
+	s.command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	start := time.Now()
 	if err := s.command.Start(); err != nil {
 		if errors.Is(err, syscall.E2BIG) {

@@ -46,7 +46,7 @@ type PeerInfo struct {
 
 // Key says what a measurement is of.
 type Key struct {
-	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, programs and big (as files), run, images, volume, holder (as files) or takeover
+	Bench string `json:"bench"` // depth, files (as depth, with a large tree and every work), copyup, memory, programs and big (as files), run, images, volume, holder and holder-cpu (as files, but few of each) or takeover
 	Work  string `json:"work"`
 	State string `json:"state,omitempty"` // cold or warm
 	Depth int    `json:"depth"`           // number of branches; 0 if it doesn't matter

@@ -139,7 +139,7 @@ func (r *Report) cell(key Key, peer string) string {
 
 // toBaseline returns the ratio to what footnotes says.
 func (r *Report) toBaseline(key Key, peer string) float64 {
-	if p, ok := r.paired(key, peer, peerUnionfs); ok && key.Bench == benchHolder {
+	if p, ok := r.paired(key, peer, peerUnionfs); ok && slices.Contains([]string{benchHolder, benchHolderCPU}, key.Bench) {
 		if peer == peerUnionfs {
 			return nan
 		}

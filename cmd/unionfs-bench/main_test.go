@@ -35,6 +35,7 @@ func TestUsage(t *testing.T) {
 		"depth extra":                  `unexpected argument "extra"`,
 		"depth --tree a --branches b":  "only one of",
 		"copyup --sizes 1q":            "--sizes wants sizes",
+		"holder --entries 100":         "at least ten times --rounds",
 		"show":                         "want REPORT.json",
 		"full --nonsense":              "see unionfs bench full --help",
 		"depth --work walk --format x": `unknown format "x"`,
