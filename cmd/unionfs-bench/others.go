@@ -121,8 +121,8 @@ func holderCommand() *cli.Command {
 		Name:  "holder",
 		Usage: "measure what it costs that a mount outlives its server",
 		Description: `Mounts one tree twice at the same time, in the foreground, where the mount ends with its server, and in the background, where it
-outlives it, does the same works on both in turns, in rounds of some milliseconds, and reports the ratio. --runs says how
-many such pairs of mounts there are, one after the other.
+outlives it, does the same works on both in turns, in rounds of some milliseconds, and reports the ratio, by the clock and in
+processor time. --runs says how many such pairs of mounts there are, one after the other.
 
 Example:
    unionfs bench holder --runs 20`,
