@@ -39,7 +39,7 @@ const (
 const heldBranches = 10
 
 // Holder measures what it costs that a mount outlives its server: the same works on two mounts that are there at the same time, one
-// of which has a holder, in rounds so short that whatever else the machine does meets both. The values are medians of the rounds on
+// of which has a holder, in rounds so short that whatever else the machine does meets both. The values are lower quartiles of the rounds on
 // one pair of mounts, so those of a pair have the same index. The processor time that this process and the server took meanwhile is a
 // measurement of its own: unlike seconds it means something where others are at work on the machine.
 //
@@ -233,11 +233,11 @@ func (b *depthBench) compareSides(sides []*side, w *work, rounds int) error {
 	}
 	for _, one := range sides {
 		for bench, values := range map[string][]float64{benchHolder: seconds[one.name], benchHolderCPU: busy[one.name]} {
-			rounds := Measurement{Values: values} // for their median
+			lower, _ := (&Measurement{Values: values}).Quartiles()
 			key := heldKey(w.name)
 			key.Bench = bench
 			m := b.report.at(key, one.name, "s")
-			m.Ops, m.Values = ops, append(m.Values, rounds.Median())
+			m.Ops, m.Values = ops, append(m.Values, lower)
 		}
 	}
 	return nil

@@ -127,8 +127,8 @@ processor time. --runs says how many such pairs of mounts there are, one after t
 Example:
    unionfs bench holder --runs 20`,
 		Flags: append([]cli.Flag{
-			&cli.IntFlag{Name: "entries", Usage: "make a tree of `N` entries", Value: 4000},
-			&cli.IntFlag{Name: "rounds", Usage: "do each work `N` times on each pair of mounts", Value: 15},
+			&cli.IntFlag{Name: "entries", Usage: "make a tree of `N` entries", Value: 2500},
+			&cli.IntFlag{Name: "rounds", Usage: "do each work `N` times on each pair of mounts", Value: 25},
 			runsFlag(12),
 		}, outputFlags()...),
 		Action: func(c *cli.Context) error {
