@@ -13,11 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// server is the process that serves the root of the caller's only container; 0 while there is none.
+// server is the process that serves the root of the caller's only container; 0 while there is none, as while one stands by to take
+// the place of the supervisor.
 func (c *caller) server() int {
 	for pid, line := range c.processes() {
-		if strings.Contains(line, " serve-container ") {
-			return pid
+		if !strings.Contains(line, " serve-container ") {
+			continue
+		}
+		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range open {
+			if name, _ := os.Readlink(fd); strings.HasSuffix(name, "/work/lock") {
+				return pid
+			}
 		}
 	}
 	return 0
