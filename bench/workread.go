@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -74,6 +75,8 @@ func walkParallel(s *session) (int, error) {
 		count  int
 		failed error
 	)
+	// Each waits in system calls nearly all the time, and the runtime would have the others wait with it.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2 * walkers))
 	var group sync.WaitGroup
 	for range walkers {
 		group.Go(func() {

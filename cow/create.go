@@ -117,7 +117,7 @@ func (u *Union) make(dir *Node, name string, f newFile, a *Attr) (*Node, error) 
 	defer v.done()
 	isDir := f.mode&unix.S_IFMT == unix.S_IFDIR
 	at, as := v.place.dir, name
-	if v.whiteout != nil {
+	if v.whiteout != nil || u.standsFor(f.mode) { // a stand-in says what it is only when it is complete
 		at, as = u.upper.fresh, u.upper.name()
 	}
 	f.owner = u.owners.created(f.owner)

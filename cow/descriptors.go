@@ -18,6 +18,9 @@ type Descriptors struct {
 	max  int
 	open int
 	lru  descriptor // ring of idle and busy descriptors; lru.next is the most recently used
+
+	// *[]byte, to read directories of the host. All branches have them together: each would seldom use its own.
+	buffers sync.Pool
 }
 
 // descriptor is one place of the cache. The owner points to it for as long as it likes and passes it to acquire, which
@@ -44,6 +47,10 @@ func NewDescriptors(limit int) *Descriptors {
 	}
 	c := &Descriptors{max: limit}
 	c.lru.next, c.lru.prev = &c.lru, &c.lru
+	c.buffers.New = func() any {
+		buf := make([]byte, direntBuffer)
+		return &buf
+	}
 	return c
 }
 

@@ -52,8 +52,6 @@ type dirBranch struct {
 	dev    uint64 // of the root; files of other devices get distinguishing inode numbers
 	hidden map[string]bool
 	root   *hostDir
-
-	buffers sync.Pool // *[]byte, for listing
 }
 
 // OpenDirBranch opens a directory as a branch. The error names the path and says whether it is missing or no directory.
@@ -82,10 +80,6 @@ func OpenDirBranch(path string, o DirOptions) (Branch, error) {
 	}
 	b.dev = st.Dev
 	b.root = &hostDir{b: b}
-	b.buffers.New = func() any {
-		buf := make([]byte, direntBuffer)
-		return &buf
-	}
 	return b, nil
 }
 

@@ -49,8 +49,8 @@ func (d *hostDir) readFrom(fd int, p *lowerPart, at int) error {
 	if err := unix.Fstat(fd, &self); err != nil {
 		return err
 	}
-	buf := d.b.buffers.Get().(*[]byte)
-	defer d.b.buffers.Put(buf)
+	buf := d.b.fds.buffers.Get().(*[]byte)
+	defer d.b.fds.buffers.Put(buf)
 	var failed error
 	err = eachDirent(fd, *buf, func(de dirent) bool {
 		e := Entry{Type: de.mode, Ino: foldIno(de.ino, self.Dev, d.b.dev)}
