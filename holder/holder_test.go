@@ -196,6 +196,42 @@ func TestKilledServerIsReplaced(t *testing.T) {
 	}
 }
 
+// TestTimerSlack has servers whose timers may be late, also the one that a killed one is replaced by, and a holder whose may not.
+func TestTimerSlack(t *testing.T) {
+	slack := func(pid int) string {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b))
+	}
+	own := slack(os.Getpid())
+	w := newWorld(t, "live", nil)
+	for start := 1; start <= 2; start++ {
+		pid := w.last(t, start)
+		if got := slack(pid); got != "1000000" {
+			t.Errorf("server %d has a slack of %s ns", start, got)
+		}
+		if start == 1 {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	threads, err := filepath.Glob("/proc/self/task/*")
+	if err != nil || len(threads) == 0 {
+		t.Fatal(threads, err)
+	}
+	for _, thread := range threads {
+		var pid int
+		fmt.Sscan(filepath.Base(thread), &pid)
+		if got := slack(pid); got != own {
+			t.Errorf("thread %d of the holder has a slack of %s ns, not %s", pid, got, own)
+		}
+	}
+	_ = w.end(t, w.last(t, 2)) // by SIGKILL, as it says
+}
+
 func TestHungServerIsReplaced(t *testing.T) {
 	w := newWorld(t, "live", func(c *holder.Config) { c.Interval, c.Patience = 20*time.Millisecond, 200*time.Millisecond })
 	first := w.last(t, 1)
