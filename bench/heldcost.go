@@ -35,6 +35,9 @@ const (
 	benchHolderCPU = "holder-cpu"
 )
 
+// leastPairs is how many pairs of mounts there are, whatever the budget. With fewer the median has no interval.
+const leastPairs = 6
+
 // heldBranches is the number of branches of the mounts.
 const heldBranches = 10
 
@@ -80,7 +83,7 @@ func holderInto(ctx context.Context, o HolderOptions, r *Report) (err error) {
 	pace.next()
 	pace.round()
 	for n := range o.Mounts {
-		if !pace.more(n) {
+		if n >= leastPairs && !pace.more(n) {
 			o.Progress.step((o.Mounts - n) * len(works))
 			break
 		}
@@ -288,6 +291,9 @@ func timed(se *session, w *work) (seconds float64, ops int, err error) {
 type pairedRatio struct{ median, low, high, confidence float64 }
 
 func (p pairedRatio) text() string {
+	if math.IsInf(p.low, 0) {
+		return fmt.Sprintf("%.3f×, of too few for an interval", p.median)
+	}
 	return fmt.Sprintf("%.3f×, %.3f to %.3f with %.0f %%", p.median, p.low, p.high, math.Floor(100*p.confidence))
 }
 

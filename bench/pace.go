@@ -19,7 +19,7 @@ type pace struct {
 // leastRounds is how many rounds there are of all that takes no longer than quick, whatever the budget.
 const (
 	leastRounds = 3
-	quick       = 1500 * time.Millisecond
+	quick       = time.Second
 )
 
 // newPace returns one for that many parts of a benchmark that has started. A budget of 0 is none.
@@ -46,7 +46,7 @@ func (p *pace) left() time.Duration {
 
 // more reports whether there is to be another round after those that were done, for benchmarks whose rounds are all of the same.
 func (p *pace) more(done int) bool {
-	return done == 0 || p.budget == 0 || done < leastRounds && p.longest <= 2*quick || p.longest <= p.left()
+	return done == 0 || p.budget == 0 || done < leastRounds && p.longest <= 3*quick || p.longest <= p.left()
 }
 
 // choose returns what is done in another round after those that were done. costs is what each thing took the last time; with no
