@@ -34,7 +34,7 @@ type DepthOptions struct {
 	Root      string        // unionfs --root for Image; "" for unionfs's own choice
 	Branches  []string      // directories that are the branches, top first, instead
 	Limit     time.Duration // for one run of one work: a peer that takes longer isn't asked again at this depth or a greater one
-	Budget    time.Duration // no further run of everything is begun if it would take longer than this in all; 0 for none
+	Budget    time.Duration // about how long it may take in all: what would take longer is left out of further runs, see pace; 0 for as long as it takes
 	Progress  *Progress
 
 	// coldOnce are works that are measured cold at one number of branches only, besides ColdWorks.

@@ -39,6 +39,8 @@ type spares struct {
 // sparePlace is what an entry has besides its number.
 type sparePlace struct{ id, parent, cookie uint64 }
 
+func placeOf(e []uint64) sparePlace { return sparePlace{e[1], e[2], e[3]} }
+
 // share has entries kept in mem, which may have some of a union before.
 func (s *spares) share(mem []uint64) {
 	s.mem, s.entries, s.places = mem, map[uint64]int{}, map[sparePlace]uint64{}
@@ -50,7 +52,7 @@ func (s *spares) share(mem []uint64) {
 		}
 		s.count.Add(1)
 		s.entries[e[0]] = i
-		s.places[sparePlace{e[1], e[2], e[3]}] = e[0]
+		s.places[placeOf(e)] = e[0]
 	}
 }
 
@@ -108,24 +110,28 @@ func (s *spares) add(number, id, parent, cookie uint64) {
 	e[1], e[2], e[3] = id, parent, cookie
 	atomic.StoreUint64(&e[0], number) // last, likewise
 	s.entries[number] = i
-	s.places[sparePlace{id, parent, cookie}] = number
+	s.places[placeOf(e)] = number
 	s.count.Add(1)
 }
 
-// move writes down that the file is elsewhere.
-func (s *spares) move(number, parent, cookie uint64) {
+// move writes down that the file is elsewhere. False if nothing is written down of it.
+func (s *spares) move(number, parent, cookie uint64) bool {
+	if s.count.Load() == 0 {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i, ok := s.entries[number]
 	if !ok {
-		return
+		return false
 	}
 	e := s.entry(i)
 	s.leavePlace(e)
 	atomic.StoreUint64(&e[3], 0) // in between it is nowhere, rather than at a place that is of both
 	atomic.StoreUint64(&e[2], parent)
 	atomic.StoreUint64(&e[3], cookie)
-	s.places[sparePlace{e[1], parent, cookie}] = number
+	s.places[placeOf(e)] = number
+	return true
 }
 
 // drop gives an entry up: nobody holds the file any more.
@@ -149,7 +155,7 @@ func (s *spares) drop(number uint64) {
 
 // leavePlace is before an entry gets another place or none. The caller holds mu.
 func (s *spares) leavePlace(e []uint64) {
-	if at := (sparePlace{e[1], e[2], e[3]}); s.places[at] == e[0] {
+	if at := placeOf(e); s.places[at] == e[0] {
 		delete(s.places, at)
 	}
 }

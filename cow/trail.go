@@ -148,9 +148,7 @@ func (u *Union) seen(n *Node) {
 }
 
 func (u *Union) leave(n, dir *Node, cookie uint64) {
-	if u.spares.has(n.id) {
-		u.spares.move(n.id, dir.id, cookie)
-	} else {
+	if !u.spares.move(n.id, dir.id, cookie) {
 		u.trail.set(n.id, n.isDir(), dir.id, cookie)
 	}
 }
@@ -162,8 +160,8 @@ func (u *Union) unseen(n, dir *Node, name string) {
 		u.seen(n)
 	case !n.inUpper && n.only:
 		u.leave(n, dir, Cookie(name)|trailGone)
-	case u.spares.has(n.id):
-		u.leave(n, dir, 0) // it is found under its number in work/parked
+	default:
+		u.spares.move(n.id, dir.id, 0) // it is found under its number in work/parked
 	}
 }
 
