@@ -2,6 +2,7 @@ package fs
 
 import (
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,8 @@ const (
 
 	// watchEvery is how long a request can hold up another one while one worker serves alone.
 	watchEvery = 2 * time.Millisecond
+
+	yieldEvery = 5 * time.Millisecond
 )
 
 // conn is the kernel's end of a mount: requests are read from it, by one worker or several, and carried out where they were read.
@@ -129,11 +132,16 @@ func (c *conn) spare() {
 func (w *worker) work() {
 	c := w.c
 	defer c.workers.Done()
+	yielded := time.Now()
 	for {
 		if w.buf == nil {
 			w.buf = c.buffer()
 		}
 		began := time.Now()
+		if began.Sub(yielded) > yieldEvery {
+			runtime.Gosched()
+			yielded = began
+		}
 		n, err := unix.Read(c.fd, w.buf)
 		waited := time.Since(began)
 		if err != nil || n < inHeaderSize {
