@@ -12,18 +12,23 @@ import (
 // and a hint only: a file's entry can be missing, since another's is at its place, or be of a moment ago. What it leads to
 // is believed if it is the file.
 //
-// An entry can be at one of trailWays places, which depend on the file's number alone. Numbers that a file system gave out one after the
-// other are beside each other, in blocks, so no more pages are touched than are needed; where the blocks are, and where in each
-// the first number is, is a hash, since file systems give directories numbers far apart, at regular distances, and some of them
-// all files. Where all places are taken, one of the entries there goes to another of its own: so hardly any is lost before the
-// table is nearly full. Directories have a part of their own: the way to every file leads through some, and files, of which
-// there are more, must not overwrite them.
+// An entry is at the first of trailWays places that is free, which depend on the file's number alone. Numbers that a file system gave
+// out one after the other are beside each other, in blocks; where the blocks are, and where in each the first number is, is a
+// hash, since file systems give directories numbers far apart, at regular distances, and some of them all files. Where all places
+// are taken, one of the entries there goes to another of its own: so hardly any is lost before the table is nearly full.
+// Directories have a part of their own: the way to every file leads through some, and files, of which there are more, must not
+// overwrite them.
+//
+// Each page that is touched for the first time costs as much as looking a file up (and 4 KiB), and numbers are mostly scattered. So
+// the first places of all entries are close together, in a small part of the table, which is full before the rest of it is used.
 
 const (
 	trailDirs  = 1 << 17
 	trailFiles = 1 << 21
 	trailEntry = 24
-	trailWays  = 4
+	trailWays  = 6
+	trailNear  = 2  // of the places of an entry are in the small part,
+	trailShare = 64 // which is this fraction of the table
 	trailBlock = 64 // numbers
 
 	// TrailSize is how many bytes [Union.LeaveTrail] takes. After the table come spares, and names.
@@ -56,6 +61,11 @@ func (t trail) place(id uint64, dir bool, way int) []uint64 {
 	if dir {
 		first, size = size, blocks-size
 	}
+	if near := max(1, size/trailShare); way < trailNear {
+		size = near
+	} else {
+		first, size = first+near, size-near
+	}
 	// One multiplication would not be enough of a hash: numbers at regular distances would meet in the same blocks.
 	h := fmix(id/trailBlock*trailWays + uint64(way))
 	block := first + h>>32*size>>32
@@ -73,17 +83,25 @@ func (t trail) entry(id uint64, dir bool) []uint64 {
 	return nil
 }
 
+// entryOrFree returns a file's entry, or if it has none the place for one; nil if all its places are taken. It looks no further than
+// the first free place, since to look at another can bring a page into memory: no entry is behind a free place of the same
+// file, unless a process was killed just when it filled that. The older entry is then not found any more.
+func (t trail) entryOrFree(id uint64, dir bool) []uint64 {
+	for way := range trailWays {
+		e := t.place(id, dir, way)
+		if at := atomic.LoadUint64(&e[0]); at == id || at == 0 {
+			return e
+		}
+	}
+	return nil
+}
+
 // set notes where a file is.
 func (t trail) set(id uint64, dir bool, parent, cookie uint64) {
 	if t == nil {
 		return
 	}
-	e := t.entry(id, dir)
-	for way := 0; e == nil && way < trailWays; way++ {
-		if free := t.place(id, dir, way); atomic.LoadUint64(&free[0]) == 0 {
-			e = free
-		}
-	}
+	e := t.entryOrFree(id, dir)
 	if e == nil {
 		e = t.makeRoom(id, dir, int(cookie%trailWays))
 	}

@@ -24,7 +24,7 @@ import (
 // it is the union's (cow.Union.LeaveTrail): where files are found again, of a fixed size too, of which what nobody wrote to
 // takes no memory.
 const (
-	journalMagic  = "unionfs notes 4\n"
+	journalMagic  = "unionfs notes 5\n"
 	journalHeader = 64
 	journalNotes  = 1024
 	noteSize      = 24
