@@ -13,7 +13,8 @@ import (
 // file is, and so the directory has to be read before the file is found. With its name it is found at once.
 //
 // The names are in a ring, each after the file's number and its own length; the newest overwrite the oldest. An index of buckets,
-// by a hash of the number, says where in the ring they are. As with a trail, what it leads to is believed if it is the file.
+// by a hash of the number, says where in the ring they are. A file has two buckets, of which the second is used when the first is
+// full: first ones are close together, for the same reason as in a trail. As there, what it leads to is believed if it is the file.
 type trailNames struct {
 	mu    sync.Mutex
 	next  *uint64  // where the next name goes; 0 before the first
@@ -23,6 +24,7 @@ type trailNames struct {
 
 const (
 	nameSlots  = 1 << 21
+	nameNear   = 1 << 15 // of the slots are those of first buckets
 	nameBucket = 16
 	nameRing   = 1 << 26 // bytes
 	nameHeader = 9       // before each name
@@ -40,10 +42,34 @@ func (t *trailNames) share(mem []uint64) {
 	t.ring = unsafe.Slice((*byte)(unsafe.Pointer(&mem[1+nameSlots])), nameRing)
 }
 
-// bucket returns the part of the index that a file's entry is in, and the half of its hash that is in an entry.
-func (t *trailNames) bucket(id uint64) (bucket []uint64, tag uint32) {
+// bucket returns the first or the second part of the index that a file's entry can be in, and the half of its hash that is in an entry.
+func (t *trailNames) bucket(id uint64, second bool) (bucket []uint64, tag uint32) {
 	h := fmix(id)
-	return t.index[h>>32%(nameSlots/nameBucket)*nameBucket:][:nameBucket], uint32(h)
+	part := t.index[:nameNear]
+	if second {
+		part = t.index[nameNear:]
+	}
+	return part[h>>32%uint64(len(part)/nameBucket)*nameBucket:][:nameBucket], uint32(h)
+}
+
+// find returns a file's entry, and its name; or if it has none the place for one, nil if there is none.
+func (t *trailNames) find(id uint64) (entry *uint64, tag uint32, name []byte) {
+	for _, second := range []bool{false, true} {
+		var bucket []uint64
+		bucket, tag = t.bucket(id, second)
+		for i, e := range bucket {
+			if e == 0 {
+				return &bucket[i], tag, nil
+			}
+			if uint32(e) != tag {
+				continue
+			}
+			if name, ok := t.at(uint32(e>>32), id); ok {
+				return &bucket[i], tag, name
+			}
+		}
+	}
+	return nil, tag, nil
 }
 
 // at returns the name at a place of the ring; false if it is not the file's. The caller holds mu.
@@ -62,25 +88,14 @@ func (t *trailNames) note(id uint64, name string) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	bucket, tag := t.bucket(id)
+	to, tag, was := t.find(id)
+	if was != nil && string(was) == name {
+		return
+	}
 	next := *t.next
-	to := &bucket[next%nameBucket] // if all are taken
-	for i := range bucket {
-		e := bucket[i]
-		if e == 0 {
-			to = &bucket[i]
-			break
-		}
-		if uint32(e) != tag {
-			continue
-		}
-		if was, ok := t.at(uint32(e>>32), id); ok {
-			if string(was) == name {
-				return
-			}
-			to = &bucket[i]
-			break
-		}
+	if to == nil {
+		bucket, _ := t.bucket(id, true)
+		to = &bucket[next%nameBucket]
 	}
 	if next < nameFirst || next > uint64(len(t.ring)-nameHeader-unix.NAME_MAX) {
 		next = nameFirst
@@ -104,16 +119,8 @@ func (t *trailNames) of(id uint64) string {
 	if *t.next == 0 {
 		return ""
 	}
-	bucket, tag := t.bucket(id)
-	for _, e := range bucket {
-		if e == 0 || uint32(e) != tag {
-			continue
-		}
-		if name, ok := t.at(uint32(e>>32), id); ok {
-			return string(name)
-		}
-	}
-	return ""
+	_, _, name := t.find(id)
+	return string(name)
 }
 
 // fmix is fmix64 of MurmurHash3 (Appleby).
