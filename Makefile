@@ -8,7 +8,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX  ?= /usr/local
 BIN     := bin/unionfs
-# By the build ID, unionfs knows which unionfs-init is its own.
+# By the build ID, unionfs knows which unionfs-init and unionfs-holder are its own.
 LDFLAGS := -s -w -X main.version=$(VERSION) -buildid=unionfs-$(VERSION)
 # The library for command lines brings a Markdown parser for man pages along, which would slow every start.
 TAGS    := urfave_cli_no_docs
@@ -32,9 +32,9 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## Build bin/unionfs, a static program, and bin/unionfs-init, bin/unionfs-bench and bin/unionfs-uplink, which it starts
+build: ## Build bin/unionfs, a static program, and bin/unionfs-init, -holder, -bench and -uplink, which it starts
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-init ./cmd/unionfs-bench ./cmd/unionfs-uplink
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-init ./cmd/unionfs-holder ./cmd/unionfs-bench ./cmd/unionfs-uplink
 
 .PHONY: deps
 deps: ## Install the Debian packages that unionfs uses, if any is missing
@@ -94,6 +94,7 @@ man: build ## Make manual pages of the commands in build/man
 install: build man ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX); with LINKS=1 also under the names that mount(8) and podman look for
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
 	install -D -m 0755 $(BIN)-init $(DESTDIR)$(PREFIX)/bin/unionfs-init
+	install -D -m 0755 $(BIN)-holder $(DESTDIR)$(PREFIX)/bin/unionfs-holder
 	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
 	install -D -m 0755 $(BIN)-uplink $(DESTDIR)$(PREFIX)/bin/unionfs-uplink
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
+	"unionfs/internal/mountpoint"
 )
 
 // backgroundRequests is how many readahead and writeback requests the kernel has under way at once; its own default is 12.
@@ -71,7 +72,7 @@ func resolveTarget(target string, mounted bool) (string, error) {
 	}
 	if mounted {
 		// It must not be looked at: nobody answers there yet.
-		real, err := resolveMount(abs)
+		real, err := mountpoint.Resolve(abs)
 		if err != nil {
 			return abs, err
 		}
@@ -99,8 +100,11 @@ var errDead = errors.New("a mount whose server is gone is there; remove it with 
 
 // vacant refuses a directory on which a union is mounted already.
 func vacant(path string) error {
-	m, err := mountOn(path)
-	if err != nil || m == nil || m.FSType != fsType {
+	m, err := mountpoint.On(path)
+	if errors.Is(err, mountpoint.ErrNone) {
+		return nil
+	}
+	if err != nil || m.FSType != fsType {
 		return err
 	}
 	// What the kernel remembers of a dead mount looks alive; only a request shows it.
@@ -191,7 +195,7 @@ func (s *Server) Unmount() error {
 		default:
 		}
 		err := Unmount(s.target, false)
-		if errors.Is(err, errNotMounted) {
+		if errors.Is(err, mountpoint.ErrNone) {
 			return nil // somebody else was faster
 		}
 		if !errors.Is(err, unix.EBUSY) || delay > 500*time.Millisecond {

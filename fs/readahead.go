@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+
+	"unionfs/internal/mountpoint"
 )
 
 // readaheadKiB is how far the kernel reads ahead on a mount. Its default is 128; at 512 a cold sequential read takes about
@@ -13,8 +15,8 @@ const readaheadKiB = 512
 // widenReadahead tells the kernel to read ahead further. INIT can only make it less. Nobody but the machine's root may, and
 // without it all works just the same, so no error is of interest.
 func widenReadahead(target string) {
-	m, err := mountOn(target)
-	if err != nil || m == nil {
+	m, err := mountpoint.On(target)
+	if err != nil {
 		return
 	}
 	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", m.Major, m.Minor)

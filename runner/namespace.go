@@ -14,10 +14,12 @@ import (
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // selfExe is the running program, also if its file was replaced or deleted since.
-const selfExe = "/proc/self/exe"
+const selfExe = executable.Self
 
 // argvNamespace is the argv[0] of the first stage of a user namespace with subordinate IDs; see runNamespaceStage.
 const argvNamespace = "unionfs-namespace"

@@ -1,15 +1,14 @@
 package runner
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // The init is executed in such a way that nobody in the container can write to its program's file through /proc/1/exe, or
@@ -36,58 +35,14 @@ func protectedProgram() (*os.File, error) {
 	return f, err
 }
 
-// companion opens unionfs-init, which lies beside the running program, ready to be executed. It is nil unless that is as
-// trustworthy as the running one (who may put a file into the directory, or change this one, can replace that too), and was built
-// together with it: the two exchange what no other version need understand.
+// companion opens unionfs-init, which lies beside the running program, ready to be executed; nil if there is none that may be.
 func companion(running string) *os.File {
-	dir, err := unix.Open(filepath.Dir(running), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	defer unix.Close(dir)
-	fd, err := cloneTree(dir, initProgramName, false)
-	if err != nil {
-		return nil
-	}
-	f := os.NewFile(uintptr(fd), "program")
-	var around, found unix.Stat_t
-	const writable = 0o022 // by others than the owner
-	ok := unix.Fstat(dir, &around) == nil && around.Mode&writable == 0 &&
-		unix.Fstat(fd, &found) == nil && found.Mode&unix.S_IFMT == unix.S_IFREG && found.Mode&writable == 0 &&
-		sameBuild(selfExe, fmt.Sprintf("/proc/self/fd/%d", fd)) && protect(fd) == nil
-	if !ok {
+	f := executable.Companion(running, initProgramName, func(dir int, name string) (int, error) { return cloneTree(dir, name, false) })
+	if f != nil && protect(int(f.Fd())) != nil {
 		f.Close()
 		return nil
 	}
 	return f
-}
-
-// sameBuild reports whether two programs have the same build ID, by which the Makefile says that they belong together.
-func sameBuild(a, b string) bool {
-	id := buildID(a)
-	return id != "" && id == buildID(b)
-}
-
-// buildID returns what Go's linker put into the note .note.go.buildid of a program, which lies in its first page
-// (cmd/link/internal/ld/elf.go: sizes of name and description, a type, "Go"). It is empty if there is none.
-func buildID(file string) string {
-	f, err := os.Open(file)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	page := make([]byte, 4096)
-	n, _ := io.ReadFull(f, page)
-	const header = 16
-	at := bytes.Index(page[:n], []byte("\x04\x00\x00\x00Go\x00\x00")) - 8
-	if at < 0 || at+header > n {
-		return ""
-	}
-	size := int(binary.NativeEndian.Uint32(page[at+4:]))
-	if size > n-at-header {
-		return ""
-	}
-	return string(page[at+header : at+header+size])
 }
 
 var errProgramMoved = errors.New("the program's file is not found by its path")

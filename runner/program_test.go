@@ -59,22 +59,6 @@ func TestCompanion(t *testing.T) {
 	}
 }
 
-func TestBuildID(t *testing.T) {
-	if id := buildID(selfExe); id == "" {
-		t.Error("this program, which Go has built, has no build ID")
-	}
-	for name, content := range map[string]string{
-		"empty": "", "short": "\x04\x00\x00\x00Go", "no header": "\x04\x00\x00\x00Go\x00\x00id",
-		"long": "\x04\x00\x00\x00\xff\xff\x00\x00\x04\x00\x00\x00Go\x00\x00id",
-	} {
-		file := filepath.Join(t.TempDir(), "program")
-		must(t, os.WriteFile(file, []byte(content), 0o600))
-		if id := buildID(file); id != "" {
-			t.Errorf("%s: %q", name, id)
-		}
-	}
-}
-
 func copyProgram(t *testing.T, from, to string) {
 	t.Helper()
 	in, err := os.Open(from)

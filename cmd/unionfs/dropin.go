@@ -98,14 +98,14 @@ func mountDropIn(name string, args []string, stdout, stderr io.Writer) error {
 	for _, option := range line.Unknown {
 		fmt.Fprintf(stderr, "%s: warning: the mount option %q is unknown and ignored\n", name, option)
 	}
+	target, err := filepath.Abs(line.Target)
+	if err != nil {
+		return err
+	}
 	if line.Foreground {
-		target, err := filepath.Abs(line.Target)
-		if err != nil {
-			return err
-		}
 		return serveOverlay(line, target, stderr, nil)
 	}
-	return startDropInServer(args)
+	return startDropInServer(args, target)
 }
 
 func exitCode(err error) int {

@@ -20,18 +20,14 @@ import (
 	"unionfs/overlayopts"
 )
 
-// dropInReadyFD is where the server of a drop-in mount finds the pipe on which it reports: readyWord when the mount answers,
-// or else one line that says why it doesn't.
-const dropInReadyFD = 3
-
 // startDropInServer starts the process that serves the mount, and waits for its report. The server has none of the caller's
 // streams: callers wait until every copy of standard error is closed. It keeps the working directory until it has opened
 // the branches, which may be relative to it.
-func startDropInServer(args []string) error {
+func startDropInServer(args []string, target string) error {
 	if err := keepDirectoriesOnly(); err != nil {
 		return err
 	}
-	return startServer(append([]string{dropInServer}, args...))
+	return startServer(append([]string{dropInServer}, args...), target)
 }
 
 // keepDirectoriesOnly lets the server inherit no descriptor but directories, which a branch may be given as
@@ -57,8 +53,6 @@ func keepDirectoriesOnly() error {
 // serveDropIn is the server's side of startDropInServer: that of its holder, and that of the server itself. It returns the
 // process's exit code, which is seen only if the mount failed.
 func serveDropIn(args []string, stderr io.Writer) int {
-	// It was started as /proc/self/exe, and ps and pgrep would call it "exe". They have nothing better if this fails.
-	_ = os.WriteFile("/proc/self/comm", []byte("unionfs"), 0)
 	line, err := overlayopts.ParseArgs(args)
 	if err != nil {
 		return exitCode(err) // whoever started this has parsed them too
@@ -67,7 +61,7 @@ func serveDropIn(args []string, stderr io.Writer) int {
 	if err != nil {
 		return exitFailure
 	}
-	link, held, err := linkOrHold(append([]string{dropInServer}, args...), target, dropInReadyFD)
+	link, held, err := linkOrHold(append([]string{dropInServer}, args...), target)
 	if !held && err == nil {
 		if err = serveOverlay(line, target, stderr, link); err != nil {
 			link.Failed(err)

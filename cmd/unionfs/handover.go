@@ -99,7 +99,7 @@ func (r *containerRoot) hold(c holder.Config) (held chan error, err error) {
 	target := r.target
 	c.Program, c.Args, c.Embedded, c.Device = program, []string{"--root", r.root, serveRootName, r.container.ID}, true, keptDevice
 	c.Questions = holder.NewQuestions()
-	c.Upgrades = func() (*holder.Listener, error) { return listenForUpgrades(target) }
+	c.Upgrades = func() (*holder.Listener, error) { return holder.ListenFor(target) }
 	held = make(chan error, 1)
 	r.held, r.questions = held, c.Questions
 	go func() {
@@ -137,7 +137,7 @@ func (r *containerRoot) handOver() {
 	if r.union == nil || r.ending || r.held != nil {
 		return
 	}
-	log := holderLogger()
+	log := holder.SystemLog()
 	if err := r.startHandOver(log); err != nil {
 		r.handOverAgain(log, err)
 	}

@@ -4,24 +4,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"log/syslog"
 	"os"
-
-	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
 	"unionfs/fs"
 	"unionfs/holder"
 )
 
-// A mount in the background is two processes of this program with the same arguments: the holder, which keeps the mount
-// alive, and the server, which the holder starts, again whenever it is killed (see package holder).
+// A mount in the background is two processes with the same arguments: the holder, which keeps the mount alive, and the server, which
+// the holder starts, again whenever it is killed (see package holder). The server is this program, the holder unionfs-holder or
+// this program too.
 
 // What a server gives the holder to keep, by position.
 const (
-	keptDevice   = iota     // the FUSE descriptor
+	keptDevice   = holder.KeptDevice + iota
 	keptJournal             // fs.Options.Journal
 	keptFiles               // how many there always are
 	keptHostTree = iota - 1 // what hostTree cloned, where that is the lower branch
@@ -31,74 +27,6 @@ const (
 type keptData struct {
 	Settings []byte // fs.Session.Settings
 	Image    string // the ID of the image that is mounted; its name may meanwhile be another's
-}
-
-// holdMount is the holder: it reports to report when the mount on target answers, or why it doesn't, and returns when the
-// mount is gone.
-func holdMount(args []string, target string, report *os.File) error {
-	program, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	log := holderLogger()
-	err = holder.Run(holder.Config{
-		Program: program,
-		Args:    args,
-		Device:  keptDevice,
-		Log:     log,
-		Ready: func() error {
-			// No write of ours can end the process by SIGPIPE: Go makes that an error but for descriptors 1 and 2,
-			// and those are now /dev/null.
-			if err := detachStreams(); err != nil {
-				return err
-			}
-			if _, err := io.WriteString(report, readyWord); err != nil {
-				return err
-			}
-			return report.Close()
-		},
-		Upgrades: func() (*holder.Listener, error) { return listenForUpgrades(target) },
-	})
-	if err == nil {
-		return nil
-	}
-	fmt.Fprintln(report, err) // fails when ready was reported already; then nobody listens
-	log.Error("the mount has ended", "target", target, "err", err)
-	var ended *holder.ExitError
-	if errors.As(err, &ended) {
-		return &exitError{code: ended.Code}
-	}
-	return &exitError{code: exitFailure}
-}
-
-// holderLogger writes to the system's log: who started the mount no longer listens.
-func holderLogger() *slog.Logger {
-	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_WARNING, "unionfs")
-	if err != nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return newLogger(w, false)
-}
-
-// holderSockets begins the names of the sockets of holders.
-const holderSockets = "@unionfs/holder/"
-
-// holderSocket is where the holder of the mount on target takes requests. The mount itself is not asked anything.
-func holderSocket(target string) (string, error) {
-	major, minor, err := fs.DeviceNumber(target)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%s%d:%d", holderSockets, major, minor), nil
-}
-
-// listenForUpgrades takes requests for the mount on target.
-func listenForUpgrades(target string) (*holder.Listener, error) {
-	name, err := holderSocket(target)
-	if err != nil {
-		return nil, err
-	}
-	return holder.Listen(name)
 }
 
 // serving is a union that is to be served: for the first time, or after another server. Its link is nil for one in the
@@ -215,7 +143,7 @@ func (s *serving) ready(u *cow.Union) error {
 		return err
 	}
 	if !s.streams {
-		if err := detachStreams(); err != nil {
+		if err := holder.DetachStreams(); err != nil {
 			return err
 		}
 	}
@@ -224,13 +152,19 @@ func (s *serving) ready(u *cow.Union) error {
 	return s.link.Ready(u.Alive)
 }
 
-// linkOrHold is the beginning of a process of a mount in the background. The server goes on with a link; the holder, which finds a
-// pipe to report on at the descriptor, does all that it has to do in it, and held is then true.
-func linkOrHold(args []string, target string, reportFD int) (link *holder.Link, held bool, err error) {
+// linkOrHold is the beginning of a process of a mount in the background. The server goes on with a link; the holder does all that it
+// has to do in it, and held is then true.
+func linkOrHold(args []string, target string) (link *holder.Link, held bool, err error) {
 	link, err = holder.Attach()
 	if err != nil || link != nil {
 		return link, false, err
 	}
-	unix.CloseOnExec(reportFD) // nobody else may hold it open
-	return nil, true, holdMount(args, target, os.NewFile(uintptr(reportFD), "ready pipe"))
+	mount, err := holder.Held(args, target)
+	if err != nil {
+		return nil, true, err
+	}
+	if err := mount.Hold(); err != nil {
+		return nil, true, &exitError{code: holder.ExitCode(err)}
+	}
+	return nil, true, nil
 }

@@ -50,13 +50,13 @@ Examples:
 			if err != nil {
 				return err
 			}
-			switch ready := c.Int(readyFlag); {
-			case ready >= 0:
-				return serveInBackground(c, request, ready)
+			switch {
+			case c.Int(readyFlag) >= 0:
+				return serveInBackground(c, request)
 			case c.Bool("foreground"):
 				return serveMount(c, request, nil)
 			default:
-				return startMountServer()
+				return startMountServer(request.target)
 			}
 		},
 	}

@@ -8,32 +8,27 @@ import (
 	"math"
 	"net"
 	"os"
-	"os/exec"
-	"strings"
-	"syscall"
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"unionfs/fs"
+	"unionfs/holder"
+	"unionfs/internal/mountpoint"
 )
 
-// A mount in the background is served by other processes of this program, in a session of their own, with the same
-// arguments and readyFlag before them. The first of them, the holder, reports to the one that the user started over a pipe:
-// readyWord when the mount answers, or else one line that says why it doesn't.
+// readyFlag stands before the arguments of the processes of a mount in the background, which are in a session of their own. Its value
+// is the descriptor that their report goes to.
+const readyFlag = "ready-fd"
 
-const (
-	readyFlag = "ready-fd"
-	readyWord = "ready\n"
-)
-
-// startMountServer starts the server and waits for its report.
-func startMountServer() error {
+// startMountServer starts the server of the mount on target and waits for its report.
+func startMountServer(target string) error {
 	args := append([]string{}, os.Args[1:]...)
 	for i, arg := range args {
 		if arg == "mount" { // what stands before it are global flags, none of whose values is "mount" but by malice
-			args = append(args[:i+1:i+1], append([]string{"--" + readyFlag, "3"}, args[i+1:]...)...)
+			args = append(args[:i+1:i+1], append([]string{"--" + readyFlag, strconv.Itoa(holder.ReportFD)}, args[i+1:]...)...)
 			break
 		}
 	}
@@ -41,42 +36,21 @@ func startMountServer() error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("starting the server of the mount: close_range: %w", err)
 	}
-	return startServer(args)
+	return startServer(args, target)
 }
 
-// startServer starts this program again, in a session of its own, as the server of a mount, and waits for its report, which it
-// writes to descriptor 3.
-func startServer(args []string) error {
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		return err
+// startServer starts the holder of the mount on target, which starts its server, and waits for its report.
+func startServer(args []string, target string) error {
+	err := holder.Start(args, target)
+	if ended := (*holder.ExitError)(nil); errors.As(err, &ended) {
+		return &exitError{ended.Code, ended}
 	}
-	defer reader.Close()
-	server := exec.Command("/proc/self/exe", args...)
-	server.Args[0] = "unionfs"
-	server.ExtraFiles = []*os.File{writer}
-	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := server.Start(); err != nil {
-		writer.Close()
-		return fmt.Errorf("starting the server of the mount: %w", err)
-	}
-	writer.Close()
-	report, err := io.ReadAll(reader)
-	if err != nil {
-		return err
-	}
-	if string(report) == readyWord {
-		return nil
-	}
-	if err := server.Wait(); len(report) == 0 {
-		return fmt.Errorf("the server of the mount ended before it reported (%v)", err)
-	}
-	return &exitError{server.ProcessState.ExitCode(), errors.New(strings.TrimSuffix(string(report), "\n"))}
+	return err
 }
 
 // serveInBackground is the server's side of startMountServer: that of its holder, and that of the server itself.
-func serveInBackground(c *cli.Context, r mountRequest, readyFD int) error {
-	link, held, err := linkOrHold(os.Args[1:], r.target, readyFD)
+func serveInBackground(c *cli.Context, r mountRequest) error {
+	link, held, err := linkOrHold(os.Args[1:], r.target)
 	if held || err != nil {
 		return err
 	}
@@ -86,21 +60,6 @@ func serveInBackground(c *cli.Context, r mountRequest, readyFD int) error {
 	}
 	link.Failed(err)
 	return &exitError{code: exitCode(err)}
-}
-
-// detachStreams replaces the standard streams by /dev/null: whoever waits for their end must not wait for the mount's.
-func detachStreams() error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	for fd := range 3 {
-		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func newLogger(w io.Writer, debug bool) *slog.Logger {
@@ -118,7 +77,7 @@ func newLogger(w io.Writer, debug bool) *slog.Logger {
 // serverSocket returns the name of the socket of the mount at the target. It asks the list of mounts, not the mount: a server
 // that is killed while it waits for its own answer doesn't end, and so can't be replaced.
 func serverSocket(target string) (string, error) {
-	major, minor, err := fs.DeviceNumber(target)
+	major, minor, err := mountpoint.DeviceNumber(target)
 	if err != nil {
 		return "", err
 	}

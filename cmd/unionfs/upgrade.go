@@ -44,7 +44,7 @@ Examples:
 					return err
 				}
 				for _, target := range c.Args().Slice() {
-					socket, err := holderSocket(target)
+					socket, err := holder.Socket(target)
 					if err != nil {
 						return fmt.Errorf("upgrading %s: %w", target, err)
 					}
@@ -61,7 +61,7 @@ Examples:
 			for _, socket := range sockets {
 				name := names[socket]
 				if name == "" {
-					name = "the mount " + strings.TrimPrefix(socket, holderSockets)
+					name = "the mount " + strings.TrimPrefix(socket, holder.Sockets)
 				}
 				err := holder.Upgrade(socket, program)
 				if c.Bool("all") && errors.Is(err, holder.ErrNotYours) {
@@ -86,7 +86,7 @@ func allHolders() ([]string, error) {
 	var sockets []string
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if name := fields[len(fields)-1]; strings.HasPrefix(name, holderSockets) && !slices.Contains(sockets, name) {
+		if name := fields[len(fields)-1]; strings.HasPrefix(name, holder.Sockets) && !slices.Contains(sockets, name) {
 			sockets = append(sockets, name)
 		}
 	}
