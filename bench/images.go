@@ -130,7 +130,8 @@ func (b *containerBench) publishBoth(made *seededImage) (refs [2]string, err err
 func (b *containerBench) lifeOfImages(t *tool, refs [2]string, depth int, change []string) error {
 	key := func(work string) Key { return Key{Bench: "images", Work: work, Depth: depth} }
 	dir := b.dir(t)
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	// What a tool started in the background may have made it again.
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	if canMakeDisks() { // as for the upper branches of mounts; see mountFresh

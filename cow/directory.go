@@ -39,6 +39,7 @@ type directory struct {
 
 	listed atomic.Bool // somebody has listed it; see ahead
 	large  atomic.Bool // it has many names; see trailNames
+	relist relist
 
 	// reading is how far it is read where that takes a while; nil before and after. See many.go.
 	reading *reading

@@ -75,6 +75,7 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--cap-add", "SYS_ADMIN", "--cap-drop", "MKNOD"}, capabilities + "; mount -t tmpfs x /tmp && echo mounted", "00000000a02425fb\nmounted"},
 			{[]string{"--cap-add", "ALL", "--cap-drop", "CHOWN"}, capabilities, "000001fffffffffe"},
 			{[]string{"--ulimit", "nofile=100:200", "--ulimit", "core=0"}, "ulimit -n; ulimit -Hn; ulimit -c", "100\n200\n0"},
+			{[]string{"--oom-score-adj", "321"}, "cat /proc/self/oom_score_adj", "321"},
 			{[]string{"--sysctl", "net.ipv4.ip_unprivileged_port_start=77", "--sysctl", "kernel.msgmax=9000"}, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax", "77\n9000"},
 			{[]string{"--shm-size", "3m"}, "df -k /dev/shm | tail -1 | awk '{print $2}'", "3072"},
 			{[]string{"--device", "/dev/fuse"}, "stat -c %t:%T /dev/fuse; exec 3<>/dev/fuse && echo opened", "a:e5\nopened"},
@@ -100,6 +101,7 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--cap-add", "SYS_MAGIC"}, "SYS_MAGIC"},
 			{[]string{"--ulimit", "nofile"}, "--ulimit nofile"},
 			{[]string{"--ulimit", "nofile=5000000000:5000000000"}, "hard limit"},
+			{[]string{"--oom-score-adj", "1001"}, "from -1000 to 1000"},
 			{[]string{"--sysctl", "vm.swappiness=1"}, "the whole host's"},
 			{[]string{"--shm-size", "much"}, "--shm-size"},
 			{[]string{"--device", "/etc/passwd"}, "not a device"},
@@ -115,6 +117,17 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--group-add", "nobody-there"}, ""},
 		} {
 			oneLine(t, c.try(t, append(append([]string{"run", "--rm"}, test.flags...), "bb:1", "true")...), 125, test.want)
+		}
+
+		spared := c.try(t, "run", "--rm", "--oom-score-adj", "-900", "bb:1", "cat", "/proc/self/oom_score_adj")
+		var held [2]unix.CapUserData
+		if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &held[0]); err != nil {
+			t.Fatal(err)
+		}
+		if c.uid != 0 || held[0].Effective&(1<<unix.CAP_SYS_RESOURCE) == 0 {
+			oneLine(t, spared, 125, "CAP_SYS_RESOURCE")
+		} else if strings.TrimSpace(spared.stdout) != "-900" {
+			t.Errorf("--oom-score-adj -900: %+v", spared)
 		}
 
 		r := c.try(t, "run", "--rm", "--group-add", "4711", "--group-add", "root", "-u", "12:34", "bb:1", "id", "-G")

@@ -12,7 +12,11 @@ func (h *handler) GetAttr(in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	defer h.done(a)
 	var err error
 	if h.former == nil {
-		err = h.u.GetattrID(in.NodeId, a)
+		if err = h.u.GetattrID(in.NodeId, a); err == nil && a.Mode&unix.S_IFMT == unix.S_IFREG {
+			if dir, often := h.u.AskedAbout(in.NodeId); often {
+				h.dropListing(dir)
+			}
+		}
 	} else {
 		n := h.node(in.NodeId)
 		if n == nil {

@@ -100,8 +100,9 @@ func (q *requests) silent(t *testing.T, work func() error, but ...string) {
 	t.Errorf("requests although everything is kept: %v", n)
 }
 
-// TestWarmWritableMount is the same with an upper branch. One request remains: under writeback the kernel drops st_blocks
-// at every close (fs/fuse/file.c, fuse_flush), so that a stat after it asks.
+// TestWarmWritableMount is the same with an upper branch. Something remains: under writeback the kernel drops st_blocks at every
+// close (fs/fuse/file.c, fuse_flush), so that a stat after it asks. Where it would ask for file after file, it asks for the
+// listing, which has the attributes of all.
 func TestWarmWritableMount(t *testing.T) {
 	b := newBranches(t)
 	b.tree(t)
@@ -112,9 +113,21 @@ func TestWarmWritableMount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	q.silent(t, func() error { return visit(b.mnt) }, "GETATTR")
+	var n map[string]int
+	for range 3 { // attempts, as in silent
+		q.take()
+		if err := visit(b.mnt); err != nil {
+			t.Fatal(err)
+		}
+		if n = q.take(); n["GETATTR"] <= 2*6 {
+			break
+		}
+	}
+	if n["GETATTR"] > 2*6 || n["READDIRPLUS"] < 5 || len(n) > 3 {
+		t.Errorf("requests of a visit of 100 files in 5 directories: %v", n)
+	}
 
-	// Without a close in between not even that.
+	// Without a close in between not even that, once listings are kept again.
 	walk := func() error {
 		return filepath.WalkDir(b.mnt, func(path string, _ fs.DirEntry, err error) error {
 			if err == nil {
@@ -123,8 +136,10 @@ func TestWarmWritableMount(t *testing.T) {
 			return err
 		})
 	}
-	if err := walk(); err != nil {
-		t.Fatal(err)
+	for range 20 {
+		if err := walk(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	q.silent(t, walk)
 }

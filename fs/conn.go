@@ -143,6 +143,7 @@ func (w *worker) work() {
 		began := time.Now()
 		if began.Sub(yielded) > yieldEvery {
 			runtime.Gosched()
+			began = time.Now()
 			yielded = began
 		}
 		n, err := unix.Read(c.fd, w.buf)

@@ -88,6 +88,7 @@ func (h *handler) ReadDirPlus(in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Stat
 
 // list gives add the entries after the position pos, in order, until it says that there is no more room.
 func (h *handler) list(op string, dir *cow.Node, pos uint64, add func(*cow.DirEnt) bool) fuse.Status {
+	dots := pos < posDotDot // then this is not yet the end
 	if pos < posDot && !add(&cow.DirEnt{Name: ".", Cookie: posDot, Ino: h.ino(dir), Type: unix.S_IFDIR}) {
 		return fuse.OK
 	}
@@ -105,6 +106,7 @@ func (h *handler) list(op string, dir *cow.Node, pos uint64, add func(*cow.DirEn
 	start := pos <= posDotDot
 	if start {
 		pos = 0
+		dir.BeginListing()
 	}
 	var subs []string
 	ahead, first := false, true
@@ -134,6 +136,9 @@ func (h *handler) list(op string, dir *cow.Node, pos uint64, add func(*cow.DirEn
 			}
 		}
 		if len(ents) == 0 {
+			if first && !dots && !dir.KeepListing() {
+				h.dropListing(dir.ID())
+			}
 			return fuse.OK
 		}
 		pos, first = ents[len(ents)-1].Cookie, false

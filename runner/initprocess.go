@@ -159,6 +159,15 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 		return nil
 	}
 	cfg := &p.config
+	if score := c.Spec.Process.OOMScoreAdj; score != nil {
+		err := writeOOMScore(p.pid(), *score)
+		if errors.Is(err, os.ErrPermission) {
+			err = fmt.Errorf("%w: less than the caller's own takes CAP_SYS_RESOURCE on the machine", err)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if err := cfg.compileSeccomp(); err != nil {
 		return err
 	}

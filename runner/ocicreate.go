@@ -269,9 +269,17 @@ func setOOMScore(pid int, score *int) error {
 	if score == nil {
 		return nil
 	}
-	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*score)), 0)
-	if err != nil && !(errors.Is(err, os.ErrPermission) && inUserNamespace()) {
-		return fmt.Errorf("setting process.oomScoreAdj: %w", err)
+	err := writeOOMScore(pid, *score)
+	if errors.Is(err, os.ErrPermission) && inUserNamespace() {
+		return nil // as runc and crun do it: their callers always give one
+	}
+	return err
+}
+
+// writeOOMScore sets what decides, besides its memory, whether the kernel ends a process when memory is short (proc_pid_oom_score_adj(5)).
+func writeOOMScore(pid, score int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0); err != nil {
+		return fmt.Errorf("setting process.oomScoreAdj to %d: %w", score, err)
 	}
 	return nil
 }

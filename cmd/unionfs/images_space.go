@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -73,7 +75,15 @@ func sweepCommand() *cli.Command {
 		Usage:       "delete what was removed (for unionfs itself)",
 		Description: "The process that \"unionfs rmi\" leaves to delete large files. Every other command that uses images does the same.\n\nExample:\n   unionfs sweep-store",
 		Action: func(c *cli.Context) error {
-			_, err := openStore(c)
+			root, err := stateRoot(c)
+			if err != nil {
+				return err
+			}
+			// It comes late, and whoever removed the image may have removed the whole store by now. Opening would make one.
+			if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			_, err = openStore(c)
 			return err
 		},
 	}

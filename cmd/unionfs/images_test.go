@@ -52,6 +52,15 @@ func (b *imageBench) importFiles(name string, files ...testimage.File) string {
 	return strings.TrimSpace(b.must("import", tar, name))
 }
 
+// TestSweepWithoutStore: the process that deletes large files comes late, and must not make a store again that was removed.
+func TestSweepWithoutStore(t *testing.T) {
+	b := &imageBench{t, filepath.Join(t.TempDir(), "removed")}
+	b.must(sweepName)
+	if _, err := os.Stat(b.root); !os.IsNotExist(err) {
+		t.Errorf("there is a store: %v", err)
+	}
+}
+
 func TestTagInspectHistory(t *testing.T) {
 	b := newImageBench(t)
 	id := b.importFiles("mine:1", testimage.File{Name: "etc/motd", Content: []byte("hello\n")})

@@ -47,6 +47,7 @@ type hostSettings struct {
 	CpusetMems     string
 	BlkioWeight    uint16
 	PidsLimit      int64
+	OomScoreAdj    int
 	Ulimits        []ulimit
 	LogConfig      struct {
 		Type   string
@@ -125,6 +126,9 @@ func (h *hostSettings) fillMounts(container *runner.Container) {
 func (h *hostSettings) fillLimits(spec *specs.Spec) {
 	for _, l := range spec.Process.Rlimits {
 		h.Ulimits = append(h.Ulimits, ulimit{Name: strings.ToLower(strings.TrimPrefix(l.Type, "RLIMIT_")), Hard: int64(l.Hard), Soft: int64(l.Soft)})
+	}
+	if score := spec.Process.OOMScoreAdj; score != nil {
+		h.OomScoreAdj = *score
 	}
 	r := spec.Linux.Resources
 	if r == nil {

@@ -30,6 +30,7 @@ func isolationFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "privileged", Usage: "give the command all that you have yourself: capabilities, devices, system calls"},
 		&cli.StringSliceFlag{Name: "device", Usage: "let the command use the device `HOST-PATH[:PATH]`"},
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "set a resource limit: `NAME=SOFT[:HARD]`, such as nofile=1024"},
+		&cli.StringFlag{Name: "oom-score-adj", Usage: "when memory is short, end the command rather than others, or others rather than it: `N` from -1000 to 1000"},
 		&cli.StringSliceFlag{Name: "sysctl", Usage: "set a kernel parameter of the container's own: `NAME=VALUE`"},
 		&cli.StringFlag{Name: "shm-size", Usage: "make /dev/shm `SIZE` large", DefaultText: "64m"},
 		&cli.StringSliceFlag{Name: "add-host", Usage: "add a line to /etc/hosts: `NAME:ADDRESS`; the address host-gateway is this machine's"},
@@ -54,6 +55,7 @@ type isolation struct {
 	capAdd, capDrop  []string
 	devices          []string
 	rlimits          []specs.POSIXRlimit
+	oomScore         *int
 	sysctls          map[string]string
 	shmSize          int64    // bytes; 0 for the default
 	hosts            []string // lines for /etc/hosts
@@ -134,6 +136,12 @@ func (i *isolation) readLimits(c *cli.Context) error {
 		}
 		// -1 is no limit.
 		i.rlimits = append(i.rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	if n, given, err := wholeNumber(c, "oom-score-adj", -1000, 1000); err != nil {
+		return err
+	} else if given {
+		score := int(n)
+		i.oomScore = &score
 	}
 	if size := c.String("shm-size"); size != "" {
 		n, err := units.RAMInBytes(size)
@@ -413,6 +421,7 @@ func (i *isolation) setLimits(p *specs.Process) error {
 		}
 	}
 	p.Rlimits = append(p.Rlimits, i.rlimits...)
+	p.OOMScoreAdj = i.oomScore
 	return nil
 }
 
