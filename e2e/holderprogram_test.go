@@ -30,6 +30,9 @@ func TestHoldersProgram(t *testing.T) {
 			echo "the holder $(cat /proc/$holder/comm) runs $(readlink /proc/$holder/exe | sed 's|.*/||')"
 			echo "the server runs $(readlink /proc/$(pgrep -P $holder)/exe | sed 's|.*/||')"
 			! tr '\0' '\n' </proc/$(pgrep -P $holder)/environ | grep _UNIONFS_HOLD=
+			for process in $holder $(pgrep -P $holder); do # only the holder needs the program open
+				echo "$(readlink /proc/$process/fd/* | grep -c /programs/) of its descriptors are programs"
+			done
 			kill -9 $(pgrep -P $holder)
 			cat merged/file
 			"$UNIONFS" upgrade merged
@@ -62,7 +65,8 @@ func TestHoldersProgram(t *testing.T) {
 		t.Run(beside.name, func(t *testing.T) {
 			eachKind(t, func(t *testing.T, c *caller) {
 				got := c.script(t, script, beside.args...)
-				outlived := "the holder unionfs runs " + beside.runs + " (deleted)\nthe server runs unionfs (deleted)\ncontent\ncontent\n"
+				outlived := "the holder unionfs runs " + beside.runs + " (deleted)\nthe server runs unionfs (deleted)\n" +
+					"1 of its descriptors are programs\n0 of its descriptors are programs\ncontent\ncontent\n"
 				want := "unionfs: mounting " + c.home + "/merged: branch " + c.home + "/missing doesn't exist\nexit code 1\n" + outlived +
 					"fuse-overlayfs: branch missing doesn't exist\nexit code 1\n" + outlived
 				if got != want {

@@ -60,27 +60,38 @@ func Start(args []string, target string) error {
 }
 
 func startHolder(args []string, target string, report *os.File) (*exec.Cmd, error) {
-	holder := func(program string, env ...string) *exec.Cmd {
-		return &exec.Cmd{
-			Path:        program,
-			Args:        append([]string{"unionfs"}, args...),
-			Env:         append(os.Environ(), env...),
-			ExtraFiles:  []*os.File{report},
-			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-		}
-	}
 	if small := openHolder(); small != nil {
 		defer small.Close()
-		if program, err := inheritedProgram(); err == nil {
-			defer unix.Close(program)
-			cmd := holder(fmt.Sprintf("/proc/self/fd/%d", small.Fd()), fmt.Sprintf("%s=%d:%s", holdVariable, program, target))
-			if cmd.Start() == nil {
-				return cmd, nil
-			}
+		if cmd := startSmall(small, args, target, report); cmd != nil {
+			return cmd, nil
 		}
 	}
-	cmd := holder(executable.Self)
+	cmd := holderCommand(executable.Self, args, report)
 	return cmd, cmd.Start()
+}
+
+func holderCommand(program string, args []string, report *os.File) *exec.Cmd {
+	return &exec.Cmd{
+		Path:        program,
+		Args:        append([]string{"unionfs"}, args...),
+		ExtraFiles:  []*os.File{report},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+}
+
+// startSmall starts unionfs-holder, which is open; nil if that can't be.
+func startSmall(small *os.File, args []string, target string, report *os.File) *exec.Cmd {
+	program, err := inheritedProgram()
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(program) // before anything else is started
+	cmd := holderCommand(fmt.Sprintf("/proc/self/fd/%d", small.Fd()), args, report)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d:%s", holdVariable, program, target))
+	if cmd.Start() != nil {
+		return nil
+	}
+	return cmd
 }
 
 // openHolder opens unionfs-holder; nil if there is none that may be used.
