@@ -114,16 +114,19 @@ func TestWarmWritableMount(t *testing.T) {
 		}
 	}
 	var n map[string]int
+	few := func() bool { return n["GETATTR"] <= 2*6 && n["READDIRPLUS"] >= 5 }
 	for range 3 { // attempts, as in silent
 		q.take()
 		if err := visit(b.mnt); err != nil {
 			t.Fatal(err)
 		}
-		if n = q.take(); n["GETATTR"] <= 2*6 {
+		n = q.take()
+		delete(n, "INTERRUPT") // Go's runtime sends signals to its threads
+		if few() && len(n) <= 3 {
 			break
 		}
 	}
-	if n["GETATTR"] > 2*6 || n["READDIRPLUS"] < 5 || len(n) > 3 {
+	if !few() || len(n) > 3 {
 		t.Errorf("requests of a visit of 100 files in 5 directories: %v", n)
 	}
 
