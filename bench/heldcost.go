@@ -80,10 +80,11 @@ func holderInto(ctx context.Context, o HolderOptions, r *Report) (err error) {
 	o.Progress.start(o.Mounts * len(works))
 	r.inRounds()
 	pace := newPace(r.Started, o.Budget, 1)
+	pace.least = leastPairs
 	pace.next()
 	pace.round()
 	for n := range o.Mounts {
-		if n >= leastPairs && !pace.more(n) {
+		if !pace.more(n) {
 			o.Progress.step((o.Mounts - n) * len(works))
 			break
 		}

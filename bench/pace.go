@@ -12,6 +12,7 @@ import (
 type pace struct {
 	start         time.Time
 	share, budget time.Duration
+	least         int // rounds that more allows however long they take; newPace says one
 	part          int
 	last, longest time.Duration
 }
@@ -24,7 +25,7 @@ const (
 
 // newPace returns one for that many parts of a benchmark that has started. A budget of 0 is none.
 func newPace(started time.Time, budget time.Duration, parts int) *pace {
-	return &pace{start: started, budget: budget, share: budget / time.Duration(max(1, parts))}
+	return &pace{start: started, budget: budget, share: budget / time.Duration(max(1, parts)), least: 1}
 }
 
 // next begins the next part.
@@ -46,7 +47,7 @@ func (p *pace) left() time.Duration {
 
 // more reports whether there is to be another round after those that were done, for benchmarks whose rounds are all of the same.
 func (p *pace) more(done int) bool {
-	return done == 0 || p.budget == 0 || done < leastRounds && p.longest <= 3*quick || p.longest <= p.left()
+	return done < p.least || p.budget == 0 || done < leastRounds && p.longest <= 3*quick || p.longest <= p.left()
 }
 
 // choose returns what is done in another round after those that were done. costs is what each thing took the last time; with no

@@ -59,10 +59,10 @@ func volumesInto(ctx context.Context, o ContainerOptions, r *Report) (err error)
 	o.Progress.start(o.Runs * len(names))
 	r.inRounds()
 	pace := newPace(r.Started, o.Budget, 1)
+	pace.least = leastRounds // one says nothing of an ext4 that is now fast and now slow at making files
 	pace.next()
 	for run := range o.Runs {
-		// One round says nothing of an ext4 that is now fast and now slow at making files.
-		if run >= leastRounds && !pace.more(run) {
+		if !pace.more(run) {
 			o.Progress.step((o.Runs - run) * len(names))
 			break
 		}

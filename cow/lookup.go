@@ -432,11 +432,20 @@ func (u *Union) identify(n *Node, x *upperName) error {
 
 // Getattr fills a with the attributes of a node.
 func (u *Union) Getattr(n *Node, a *Attr) error {
+	_, err := u.getattrIn(n, a)
+	return err
+}
+
+// getattrIn is Getattr, and returns a directory that the file is in; nil if it has no name that is known.
+func (u *Union) getattrIn(n *Node, a *Attr) (dir *Node, err error) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	return u.getattr(n, a)
+	if len(n.links) > 0 {
+		dir = n.links[0].parent
+	}
+	return dir, u.getattr(n, a)
 }
 
 // getattr is Getattr for callers that hold tree and n.mu.

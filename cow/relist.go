@@ -1,10 +1,6 @@
 package cow
 
-import (
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-)
+import "sync/atomic"
 
 // A kernel keeps the listing of a directory, and lists it from memory from then on. With a listing that it asks for it gets the
 // attributes of all files, and those it may have to ask for again though nothing has changed: with collected writes, after each
@@ -20,31 +16,9 @@ const (
 	relistTimes = 16 // then it is seen whether that is still so
 )
 
-// AskedAbout notes that the kernel had to ask for the attributes of a file. If that is so of several files of a directory, it
-// returns that one's ID, once: its listing should be asked for too.
-func (u *Union) AskedAbout(id uint64) (dir uint64, often bool) {
-	s := u.shard(id)
-	s.mu.RLock()
-	n, t := s.nodes[id], s.thin[id]
-	s.mu.RUnlock()
-	var parent *Node
-	if n != nil {
-		n.mu.RLock()
-		if n.kind == unix.S_IFREG && len(n.links) > 0 {
-			parent = n.links[0].parent
-		}
-		n.mu.RUnlock()
-	} else if t.refs > 0 {
-		s := u.shard(t.parent)
-		s.mu.RLock()
-		parent = s.nodes[t.parent]
-		s.mu.RUnlock()
-	}
-	if parent == nil || parent.dir.relist.asked.Add(1) != relistAfter {
-		return 0, false
-	}
-	return parent.id, true
-}
+// askedAbout notes that the kernel had to ask for the attributes of a file in the directory, and reports, once, that it was so of
+// several: its listing should be asked for too.
+func (n *Node) askedAbout() bool { return n.dir.relist.asked.Add(1) == relistAfter }
 
 // BeginListing says that the kernel lists a directory from its beginning.
 func (n *Node) BeginListing() {

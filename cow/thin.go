@@ -147,28 +147,40 @@ func (u *Union) thicken(id uint64) *Node {
 	}
 }
 
-// GetattrID is Getattr by ID. ESTALE if nobody holds such a file.
-func (u *Union) GetattrID(id uint64, a *Attr) error {
+// GetattrID is Getattr by ID, for a kernel that asks. ESTALE if nobody holds such a file. relist is the ID of the file's directory if
+// that is now better listed anew than asked about on (see relist), else 0.
+func (u *Union) GetattrID(id uint64, a *Attr) (relist uint64, err error) {
 	s := u.shard(id)
 	s.mu.RLock()
 	n, t := s.nodes[id], s.thin[id]
 	s.mu.RUnlock()
-	if n != nil {
-		return u.Getattr(n, a)
+	var dir *Node
+	switch {
+	case n != nil:
+		dir, err = u.getattrIn(n, a)
+	case t.refs == 0:
+		err = unix.ESTALE
+	default:
+		dir, err = u.getattrThin(id, t, a)
 	}
-	if t.refs == 0 {
-		return unix.ESTALE
+	if err != nil || dir == nil || a.Mode&unix.S_IFMT != unix.S_IFREG || !dir.askedAbout() {
+		return 0, err
 	}
-	_, l, err := u.where(t)
+	return dir.id, nil
+}
+
+// getattrThin is getattrIn for a thin file.
+func (u *Union) getattrThin(id uint64, t thin, a *Attr) (dir *Node, err error) {
+	dir, l, err := u.where(t)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := l.dir.Stat(l.entry, a); err != nil {
-		return err
+		return nil, err
 	}
 	u.owners.apply(a)
 	a.Ino = id
-	return nil
+	return dir, nil
 }
 
 // ForgetID is Forget by ID. The file can be unknown.

@@ -56,7 +56,8 @@ func TestThin(t *testing.T) {
 	if u.thinFiles() != 1 || a.Ino != id || a.Size != 1 {
 		t.Fatalf("%d thin files, ID %d, attributes %+v", u.thinFiles(), id, a)
 	}
-	must(t, u.GetattrID(id, &again))
+	_, err = u.GetattrID(id, &again)
+	must(t, err)
 	if again != a {
 		t.Fatalf("attributes %+v by name and %+v by ID", a, again)
 	}
@@ -93,12 +94,13 @@ func TestThin(t *testing.T) {
 	if _, err := u.LookupID(u.Root(), "f0-1", &a); err != unix.ENOENT {
 		t.Fatalf("after its removal: %v", err)
 	}
-	must(t, u.GetattrID(id, &a))
+	_, err = u.GetattrID(id, &a)
+	must(t, err)
 	u.ForgetID(id, 1)
 	if u.Node(id) != nil || u.thinFiles() != 0 {
 		t.Fatal("the file was forgotten and is still there")
 	}
-	if err := u.GetattrID(id, &a); err != unix.ESTALE {
+	if _, err := u.GetattrID(id, &a); err != unix.ESTALE {
 		t.Fatalf("attributes of a forgotten file: %v", err)
 	}
 	u.ForgetID(id, 1) // as of a server before this one
@@ -122,7 +124,7 @@ func TestThinConcurrently(t *testing.T) {
 						t.Errorf("node %v of a file that is held", n)
 					}
 				}
-				if err := u.GetattrID(id, &a); err != nil {
+				if _, err := u.GetattrID(id, &a); err != nil {
 					t.Error(err)
 				}
 				u.ForgetID(id, 1)
@@ -149,8 +151,11 @@ func TestAllocations(t *testing.T) {
 	must(t, err)
 	buf := make([]byte, 100)
 	for name, f := range map[string]func(){
-		"lookup":            func() { must(t, lookupAndForget(u, "f0-0", &a)) },
-		"getattr":           func() { must(t, u.GetattrID(id, &a)) },
+		"lookup": func() { must(t, lookupAndForget(u, "f0-0", &a)) },
+		"getattr": func() {
+			_, err := u.GetattrID(id, &a)
+			must(t, err)
+		},
 		"getattr of node":   func() { must(t, u.Getattr(n, &a)) },
 		"missing":           func() { u.LookupID(u.Root(), "missing", &a) },
 		"read":              func() { u.Read(n, 0, buf) },

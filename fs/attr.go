@@ -12,10 +12,9 @@ func (h *handler) GetAttr(in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	defer h.done(a)
 	var err error
 	if h.former == nil {
-		if err = h.u.GetattrID(in.NodeId, a); err == nil && a.Mode&unix.S_IFMT == unix.S_IFREG {
-			if dir, often := h.u.AskedAbout(in.NodeId); often {
-				h.dropListing(dir)
-			}
+		var dir uint64
+		if dir, err = h.u.GetattrID(in.NodeId, a); dir != 0 {
+			h.dropListing(dir)
 		}
 	} else {
 		n := h.node(in.NodeId)

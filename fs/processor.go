@@ -26,7 +26,7 @@ const leastProcs = 6
 // It also lets more threads of this process be in system calls at once: Go counts one that waits for the disk as one that runs, until
 // its monitor looks (runtime.GOMAXPROCS), and directories of several branches are read at once.
 func AnswerSoon() {
-	if now := runtime.GOMAXPROCS(0); now < leastProcs && os.Getenv("GOMAXPROCS") == "" {
+	if runtime.GOMAXPROCS(0) < leastProcs && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(leastProcs)
 	}
 	tasks, err := os.ReadDir("/proc/self/task")

@@ -101,23 +101,23 @@ func openHolder() *os.File {
 		return nil
 	}
 	return executable.Companion(running, holderProgram, func(dir int, name string) (int, error) {
-		fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return -1, err
-		}
-		defer unix.Close(fd)
-		return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFreeFD)
+		return openFree(dir, name, unix.O_PATH|unix.O_NOFOLLOW, unix.F_DUPFD_CLOEXEC)
 	})
 }
 
 // inheritedProgram opens the running program on a descriptor that children inherit.
 func inheritedProgram() (int, error) {
-	fd, err := unix.Open(executable.Self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return openFree(unix.AT_FDCWD, executable.Self, unix.O_RDONLY, unix.F_DUPFD)
+}
+
+// openFree opens a file on a descriptor from firstFreeFD up, which dup, a command of fcntl(2), makes.
+func openFree(dir int, name string, flags, dup int) (int, error) {
+	fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fd)
-	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD, firstFreeFD)
+	return unix.FcntlInt(uintptr(fd), dup, firstFreeFD)
 }
 
 // Held is what a process of the program that serves holds, if that was started as the holder of the mount on target because there

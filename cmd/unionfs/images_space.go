@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -80,7 +79,7 @@ func sweepCommand() *cli.Command {
 				return err
 			}
 			// It comes late, and whoever removed the image may have removed the whole store by now. Opening would make one.
-			if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
 				return nil
 			}
 			_, err = openStore(c)
