@@ -8,6 +8,8 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PREFIX  ?= /usr/local
 BIN     := bin/unionfs
+# unionfs, and the programs that it starts and finds beside itself.
+PROGRAMS := unionfs unionfs-init unionfs-holder unionfs-bench unionfs-uplink
 # By the build ID, unionfs knows which unionfs-init and unionfs-holder are its own.
 LDFLAGS := -s -w -X main.version=$(VERSION) -buildid=unionfs-$(VERSION)
 # The library for command lines brings a Markdown parser for man pages along, which would slow every start.
@@ -33,8 +35,9 @@ help: ## List what can be made
 
 .PHONY: build
 build: ## Build bin/unionfs, a static program, and bin/unionfs-init, -holder, -bench and -uplink, which it starts
-	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/unionfs ./cmd/unionfs-init ./cmd/unionfs-holder ./cmd/unionfs-bench ./cmd/unionfs-uplink
+	@mkdir -p build/programs
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/programs/ $(addprefix ./cmd/,$(PROGRAMS))
+	@scripts/place-programs bin $(addprefix build/programs/,$(PROGRAMS))
 
 .PHONY: deps
 deps: ## Install the Debian packages that unionfs uses, if any is missing
@@ -92,11 +95,7 @@ man: build ## Make manual pages of the commands in build/man
 
 .PHONY: install
 install: build man ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX); with LINKS=1 also under the names that mount(8) and podman look for
-	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/unionfs
-	install -D -m 0755 $(BIN)-init $(DESTDIR)$(PREFIX)/bin/unionfs-init
-	install -D -m 0755 $(BIN)-holder $(DESTDIR)$(PREFIX)/bin/unionfs-holder
-	install -D -m 0755 $(BIN)-bench $(DESTDIR)$(PREFIX)/bin/unionfs-bench
-	install -D -m 0755 $(BIN)-uplink $(DESTDIR)$(PREFIX)/bin/unionfs-uplink
+	scripts/place-programs $(DESTDIR)$(PREFIX)/bin $(addprefix bin/,$(PROGRAMS))
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 0644 build/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
@@ -112,4 +111,4 @@ install: build man ## Install programs, manual pages and completions to $(DESTDI
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin build/man
+	rm -rf bin build/man build/programs
