@@ -31,7 +31,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 // runApp is run without the names that stand for other programs.
 func runApp(args []string, stdout, stderr io.Writer) int {
 	app := appFor(args, stdout, stderr)
-	err := app.Run(cmdline.Arrange(app, args, endsFlags))
+	args = cmdline.Arrange(app, args, endsFlags)
+	cmdline.KeepNames(app.Commands)
+	err := app.Run(args)
 	if err == nil {
 		return 0
 	}

@@ -88,7 +88,7 @@ func FlagError(c *cli.Context, err error, help string, instead func(name string)
 			switch kind.(type) {
 			case *cli.IntFlag:
 				want = "a whole number"
-			case *cli.BoolFlag:
+			case *cli.BoolFlag, *boolFlag:
 				want = "true or false"
 			case *cli.DurationFlag:
 				want = "a time, such as 30s"
