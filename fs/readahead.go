@@ -15,11 +15,11 @@ const readaheadKiB = 512
 // widenReadahead tells the kernel to read ahead further. INIT can only make it less. Nobody but the machine's root may, and
 // without it all works just the same, so no error is of interest.
 func widenReadahead(target string) {
-	m, err := mountpoint.On(target)
+	major, minor, err := mountpoint.DeviceNumberOf(target)
 	if err != nil {
 		return
 	}
-	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", m.Major, m.Minor)
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", major, minor)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return

@@ -238,21 +238,23 @@ func (s *Store) findName(ref string) (digest.Digest, name.Reference, error) {
 
 // Acquire marks the image as in use until the returned function is called or the process ends: Remove then takes away
 // its names, but not its content. ErrNotFound if it was removed since it was looked up.
-func (i *Image) Acquire() (release func(), err error) {
-	l, err := i.s.lock(unix.LOCK_SH)
+func (i *Image) Acquire() (release func(), err error) { return i.s.acquire(i.id) }
+
+func (s *Store) acquire(id digest.Digest) (release func(), err error) {
+	l, err := s.lock(unix.LOCK_SH)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
-	if _, err := os.Lstat(i.s.path(imagesDir, i.id.Encoded())); err != nil {
+	if _, err := os.Lstat(s.path(imagesDir, id.Encoded())); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			err = ErrNotFound
 		}
-		return nil, fmt.Errorf("image %s: %w", i.id, err)
+		return nil, fmt.Errorf("image %s: %w", id, err)
 	}
-	use, err := lockFile(i.s.path(inuseDir, i.id.Encoded()), true, unix.LOCK_SH)
+	use, err := lockFile(s.path(inuseDir, id.Encoded()), true, unix.LOCK_SH)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: marking it as in use: %w", i.id, err)
+		return nil, fmt.Errorf("image %s: marking it as in use: %w", id, err)
 	}
 	return use.close, nil
 }

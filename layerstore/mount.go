@@ -3,6 +3,7 @@ package layerstore
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -11,17 +12,44 @@ import (
 
 // Branch opens the image as one branch. Until the branch is closed, the image is in use (see Acquire). If its merged
 // index is missing, damaged or of another version, it is made again first.
-func (i *Image) Branch() (cow.Branch, error) {
-	release, err := i.Acquire()
+func (i *Image) Branch() (cow.Branch, error) { return i.s.branch(i.id, i.config.RootFS.DiffIDs) }
+
+func (s *Store) branch(id digest.Digest, diffIDs []digest.Digest) (cow.Branch, error) {
+	release, err := s.acquire(id)
 	if err != nil {
 		return nil, err
 	}
-	ix, err := i.s.openMerged(i.config.RootFS.DiffIDs)
+	ix, err := s.openMerged(diffIDs)
 	if err != nil {
 		release()
-		return nil, fmt.Errorf("opening image %s: %w", i.id, err)
+		return nil, fmt.Errorf("opening image %s: %w", id, err)
 	}
-	return newIndexBranch(ix, i.s.path(layersDir), string(i.id), release)
+	return newIndexBranch(ix, s.path(layersDir), string(id), release)
+}
+
+// OpenBranch opens the image with this ID, given in full, as [Image.Branch] does, in a store that has been opened before. It is for a
+// container's start, which waits for it: nothing is swept, and of the image's file only what its layers are is read. The error is
+// ErrNotFound if there is no such image.
+func OpenBranch(root string, id digest.Digest) (cow.Branch, error) {
+	if err := checkDigest(id); err != nil {
+		return nil, err
+	}
+	s := &Store{root: root}
+	r, err := s.readRecordOnly(id.Encoded())
+	if errors.Is(err, os.ErrNotExist) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", id, err)
+	}
+	diffIDs := make([]digest.Digest, len(r.Layers))
+	for i, l := range r.Layers {
+		if err := checkDigest(l.DiffID); err != nil {
+			return nil, fmt.Errorf("image %s is damaged: layer %d: %w", id, i, err)
+		}
+		diffIDs[i] = l.DiffID
+	}
+	return s.branch(id, diffIDs)
 }
 
 // LayerBranches opens every layer of the image as a branch of its own, the top one first, with its whiteouts and opaque

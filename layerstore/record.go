@@ -65,18 +65,28 @@ func readJSON(path string, most int64, into any) error {
 	return nil
 }
 
-// readRecord reads the file of the image whose ID has these digits, and checks it.
-func (s *Store) readRecord(hex string) (*imageRecord, *ocispec.Image, error) {
+// readRecordOnly reads the file of the image whose ID has these digits. What is in its configuration isn't looked at.
+func (s *Store) readRecordOnly(hex string) (*imageRecord, error) {
 	var r imageRecord
 	path := s.path(imagesDir, hex)
 	if err := readJSON(path, maxRecord, &r); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if r.Version != recordVersion {
-		return nil, nil, fmt.Errorf("%s is of version %d, this program knows %d", path, r.Version, recordVersion)
+		return nil, fmt.Errorf("%s is of version %d, this program knows %d", path, r.Version, recordVersion)
 	}
 	if got := digest.FromBytes(r.Config).Encoded(); got != hex {
-		return nil, nil, fmt.Errorf("%s is damaged: its configuration has the digest %s", path, got)
+		return nil, fmt.Errorf("%s is damaged: its configuration has the digest %s", path, got)
+	}
+	return &r, nil
+}
+
+// readRecord reads the file of the image whose ID has these digits, and checks it.
+func (s *Store) readRecord(hex string) (*imageRecord, *ocispec.Image, error) {
+	path := s.path(imagesDir, hex)
+	r, err := s.readRecordOnly(hex)
+	if err != nil {
+		return nil, nil, err
 	}
 	c, err := parseConfig(r.Config)
 	if err != nil {
@@ -90,7 +100,7 @@ func (s *Store) readRecord(hex string) (*imageRecord, *ocispec.Image, error) {
 			return nil, nil, fmt.Errorf("%s is damaged: layer %d is %s in one place and %s in another", path, i, clip(string(l.DiffID)), c.RootFS.DiffIDs[i])
 		}
 	}
-	return &r, c, nil
+	return r, c, nil
 }
 
 // parseConfig reads the configuration of an image from outside.

@@ -242,6 +242,35 @@ func TestBranchKeepsImage(t *testing.T) {
 	checkEmpty(t, s)
 }
 
+// TestOpenBranch opens images by their IDs, without the rest of the store.
+func TestOpenBranch(t *testing.T) {
+	s := openStore(t)
+	i := importBytes(t, s, "foo", tarOf(t, reg("a", "1")))
+	b, err := OpenBranch(s.Root(), i.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if r, err := s.Remove("foo"); err != nil || !r.InUse {
+		t.Errorf("the image is removed while the branch is open: %+v, %v", r, err)
+	}
+	if got, err := brief(b); err != nil || got != "a=1" {
+		t.Errorf("the branch has %q, %v", got, err)
+	}
+	if _, err := OpenBranch(s.Root(), digest.FromString("another")); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an image that there is not: %v", err)
+	}
+	if _, err := OpenBranch(s.Root(), "sha256:../../etc/passwd"); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("what is no ID: %v", err)
+	}
+	if err := os.WriteFile(s.path(imagesDir, i.ID().Encoded()), []byte(`{"version":1,"config":"e30=","layers":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenBranch(s.Root(), i.ID()); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a file of another image: %v", err)
+	}
+}
+
 // TestNamedAgainWhileInUse removes an image that is in use and gives it a name again: then it stays.
 func TestNamedAgainWhileInUse(t *testing.T) {
 	for _, how := range []string{"tag", "import"} {

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"unionfs/internal/executable"
@@ -27,14 +26,13 @@ const argvNamespace = "unionfs-namespace"
 // NeedsUserNamespace reports whether this process is an ordinary user's, that must enter a user namespace to mount or
 // to touch files of subordinate IDs. It is false for root, and false within [InUserNamespace] and [Supervise].
 func NeedsUserNamespace() bool {
-	caps, err := capability.NewPid2(0)
-	if err == nil {
-		err = caps.Load()
-	}
-	if err != nil {
+	// The library for capabilities would read /proc/self/status too, each time, for the sets that are not asked for here.
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData // the lower and the higher 32 capabilities
+	if err := unix.Capget(&header, &sets[0]); err != nil {
 		return os.Geteuid() != 0
 	}
-	return !caps.Get(capability.EFFECTIVE, capability.CAP_SYS_ADMIN)
+	return sets[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0
 }
 
 // InUserNamespace runs the own program with args in a new user and mount namespace, in which the user is root and has

@@ -48,10 +48,37 @@ func compileSeccomp(profile *specs.LinuxSeccomp, goarch string) (*seccompFilter,
 	return &seccompFilter{Flags: flags, Program: program}, nil
 }
 
+// filterProgram is a program in the making. All of it grows in one piece: a filter is made at every start of a container, and what
+// touches new memory there costs more than what computes.
+type filterProgram []unix.SockFilter
+
+// usualFilter is more instructions than the usual profile makes.
+const usualFilter = 2048
+
+func (p *filterProgram) add(instructions ...unix.SockFilter) { *p = append(*p, instructions...) }
+
+// leaveRoom leaves room for an instruction, and returns where.
+func (p *filterProgram) leaveRoom() int {
+	p.add(unix.SockFilter{})
+	return len(*p) - 1
+}
+
+// branchAt has the program, in the room at an instruction, go on with what has been added since or behind that, by how the accumulator
+// compares with limit.
+func (p *filterProgram) branchAt(at int, limit uint32) {
+	below := len(*p) - at - 1
+	if below <= math.MaxUint8 {
+		(*p)[at] = jump(unix.BPF_JGE, limit, uint8(below), 0)
+		return
+	}
+	*p = slices.Insert(*p, at+1, skip(uint32(below)))
+	(*p)[at] = jump(unix.BPF_JGE, limit, 0, 1)
+}
+
 // assemble makes the program for those kinds of system calls that are listed, and the machine's own.
 func (r *seccompRules) assemble(machines []seccompMachine, listed []specs.Arch) ([]unix.SockFilter, error) {
-	var program []unix.SockFilter
-	program = append(program, loadWord(seccompArch))
+	program := make(filterProgram, 0, usualFilter)
+	program.add(loadWord(seccompArch))
 	for _, m := range machines {
 		if m.name != machines[0].name && !slices.Contains(listed, m.name) {
 			continue
@@ -59,21 +86,24 @@ func (r *seccompRules) assemble(machines []seccompMachine, listed []specs.Arch) 
 		if m.name == specs.ArchX32 {
 			continue // it is told from x86-64 by the number only
 		}
-		body := r.forMachine(m)
+		program.add(jump(unix.BPF_JEQ, m.audit, 1, 0))
+		past := program.leaveRoom()
+		program.add(loadWord(seccompNumber))
 		if m.name == specs.ArchX86_64 {
-			x32 := []unix.SockFilter{answerBy(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))}
+			at := program.leaveRoom()
+			r.addMachine(&program, m)
+			program.branchAt(at, x32Bit)
 			if i := slices.IndexFunc(machines, func(o seccompMachine) bool { return o.name == specs.ArchX32 }); slices.Contains(listed, specs.ArchX32) {
-				x32 = r.forMachine(machines[i])
+				r.addMachine(&program, machines[i])
+			} else {
+				program.add(answerBy(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)))
 			}
-			body = branch(x32Bit, body, x32)
+		} else {
+			r.addMachine(&program, m)
 		}
-		body = append([]unix.SockFilter{loadWord(seccompNumber)}, body...)
-		program = append(program,
-			jump(unix.BPF_JEQ, m.audit, 1, 0),
-			skip(uint32(len(body))))
-		program = append(program, body...)
+		program[past] = skip(uint32(len(program) - past - 1))
 	}
-	program = append(program, answerBy(unix.SECCOMP_RET_KILL_PROCESS))
+	program.add(answerBy(unix.SECCOMP_RET_KILL_PROCESS))
 	if len(program) > unix.BPF_MAXINSNS {
 		return nil, fmt.Errorf("it needs %d instructions; the kernel takes %d", len(program), unix.BPF_MAXINSNS)
 	}
@@ -121,7 +151,7 @@ func checkSeccompRules(profile *specs.LinuxSeccomp) (*seccompRules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("default action: %w", err)
 	}
-	out := &seccompRules{fallback: fallback, newer: fallback, byName: map[string][]seccompRule{}}
+	out := &seccompRules{fallback: fallback, newer: fallback, byName: make(map[string][]seccompRule, 512)}
 	switch profile.DefaultAction {
 	case specs.ActAllow, specs.ActLog, specs.ActTrace:
 	default:
@@ -171,9 +201,9 @@ type span struct {
 	rules []seccompRule // the last has no conditions
 }
 
-// forMachine is the part of the program for one kind of system calls. It starts with the number in the accumulator, and
+// addMachine adds the part of the program for one kind of system calls. It starts with the number in the accumulator, and
 // always returns.
-func (r *seccompRules) forMachine(m seccompMachine) []unix.SockFilter {
+func (r *seccompRules) addMachine(p *filterProgram, m seccompMachine) {
 	type call struct {
 		number uint32
 		rules  []seccompRule
@@ -186,7 +216,8 @@ func (r *seccompRules) forMachine(m seccompMachine) []unix.SockFilter {
 	}
 	slices.SortFunc(calls, func(a, b call) int { return cmp.Compare(a.number, b.number) })
 	fallback := seccompRule{answer: r.fallback}
-	spans := []span{{0, []seccompRule{fallback}}}
+	spans := make([]span, 0, 2*len(calls)+2)
+	spans = append(spans, span{0, []seccompRule{fallback}})
 	add := func(first uint32, rules []seccompRule) {
 		before := &spans[len(spans)-1]
 		switch {
@@ -212,36 +243,22 @@ func (r *seccompRules) forMachine(m seccompMachine) []unix.SockFilter {
 		next = c.number + 1
 	}
 	add(next, []seccompRule{{answer: r.newer}})
-	return search(spans)
+	p.search(spans)
 }
 
-// search finds the span of the number in the accumulator by halves.
-func search(spans []span) []unix.SockFilter {
+// search adds what finds the span of the number in the accumulator by halves.
+func (p *filterProgram) search(spans []span) {
 	if len(spans) == 1 {
-		return decide(spans[0].rules)
+		for _, rule := range spans[0].rules { // the first whose conditions hold answers
+			p.add(rule.instructions()...)
+		}
+		return
 	}
 	half := len(spans) / 2
-	return branch(spans[half].first, search(spans[:half]), search(spans[half:]))
-}
-
-// branch goes on with below or with from, by how the accumulator compares with limit. Both must return.
-func branch(limit uint32, below, from []unix.SockFilter) []unix.SockFilter {
-	if len(below) <= math.MaxUint8 {
-		return slices.Concat([]unix.SockFilter{jump(unix.BPF_JGE, limit, uint8(len(below)), 0)}, below, from)
-	}
-	return slices.Concat([]unix.SockFilter{
-		jump(unix.BPF_JGE, limit, 0, 1),
-		skip(uint32(len(below))),
-	}, below, from)
-}
-
-// decide answers by the first rule whose conditions hold.
-func decide(rules []seccompRule) []unix.SockFilter {
-	var out []unix.SockFilter
-	for _, rule := range rules {
-		out = append(out, rule.instructions()...)
-	}
-	return out
+	at := p.leaveRoom()
+	p.search(spans[:half])
+	p.branchAt(at, spans[half].first)
+	p.search(spans[half:])
 }
 
 // instructions returns the answer if the conditions hold, and else falls through.

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,10 @@ type UpdateOptions struct {
 
 // Update changes limits and the restart policy of a container, at once if it runs.
 func (c *Container) Update(o UpdateOptions) error {
-	err := c.ask(message{Kind: msgUpdate, Update: &o})
+	request, err := json.Marshal(o)
+	if err == nil {
+		err = c.ask(message{Kind: msgUpdate, Update: request})
+	}
 	if errors.Is(err, errNoSupervisor) {
 		var lock *os.File
 		if lock, err = c.tryLock(); err == nil {
@@ -98,9 +102,10 @@ func (o UpdateOptions) apply(spec *specs.Spec) {
 }
 
 // update changes the container while it runs: first what the kernel enforces, which may be refused, then what is kept.
-func (s *supervisor) update(o *UpdateOptions) error {
-	if o == nil {
-		return nil
+func (s *supervisor) update(request []byte) error {
+	var o UpdateOptions
+	if err := json.Unmarshal(request, &o); err != nil {
+		return fmt.Errorf("reading the new limits: %w", err)
 	}
 	s.pauseMu.Lock() // not while its processes are being moved to be frozen
 	defer s.pauseMu.Unlock()

@@ -88,17 +88,19 @@ const (
 )
 
 type message struct {
-	Kind    string         `json:"kind"`
-	Signal  int            `json:"signal,omitempty"`
-	Code    int            `json:"code,omitempty"`
-	Error   string         `json:"error,omitempty"`
-	Paths   []string       `json:"paths,omitempty"`
-	Update  *UpdateOptions `json:"update,omitempty"`
-	Rows    int            `json:"rows,omitempty"`
-	Columns int            `json:"columns,omitempty"`
-	Exec    *execRequest   `json:"exec,omitempty"`
-	Files   *filesRequest  `json:"files,omitempty"`
-	File    *FileInfo      `json:"file,omitempty"`
+	Kind    string        `json:"kind"`
+	Signal  int           `json:"signal,omitempty"`
+	Code    int           `json:"code,omitempty"`
+	Error   string        `json:"error,omitempty"`
+	Paths   []string      `json:"paths,omitempty"`
+	Rows    int           `json:"rows,omitempty"`
+	Columns int           `json:"columns,omitempty"`
+	Exec    *execRequest  `json:"exec,omitempty"`
+	Files   *filesRequest `json:"files,omitempty"`
+	File    *FileInfo     `json:"file,omitempty"`
+
+	// Update is an [UpdateOptions], whose many types a process would else learn with the first message that it reads.
+	Update json.RawMessage `json:"update,omitempty"`
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`

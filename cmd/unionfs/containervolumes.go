@@ -120,12 +120,16 @@ func prepareVolumes(root string, container *runner.Container, union *cow.Union, 
 			err = errors.Join(err, unmount())
 		}
 	}()
+	all := volumesOf(container)
+	if len(all) == 0 {
+		return unmount, nil
+	}
 	store := volumes.OpenStore(root)
 	oneID, err := hasOneID()
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range volumesOf(container) {
+	for _, v := range all {
 		switch {
 		case v.Kind == volumes.Named && !v.NoCopy && container.Image() != hostImage:
 			err := store.Fill(v.Source, oneID, func(w io.Writer) error { return directoryOf(union, v.Target, w) })

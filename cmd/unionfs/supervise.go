@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/moby/sys/user"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ import (
 	"unionfs/cow"
 	"unionfs/fs"
 	"unionfs/internal/cmdline"
+	"unionfs/layerstore"
 	"unionfs/runner"
 )
 
@@ -103,13 +105,17 @@ func mountForContainer(c *cli.Context, container *runner.Container, union *cow.U
 	}, nil
 }
 
-// unmountUnused unmounts what a container had mounted. Nothing of the container is left that would be surprised.
+// unmountUnused unmounts what this process mounted for a container, in a mount namespace of its own. Nothing of the container is left
+// that would be surprised.
 func unmountUnused(target string) error {
-	err := fs.Unmount(target, false)
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
-		err = fs.Unmount(target, true)
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("unmounting %s: %w", target, err)
+	}
+	return nil
 }
 
 // containerUnion opens a container's union, for one user at a time.
@@ -161,7 +167,11 @@ func mapOwners(policy *cow.OwnerPolicy, linux *specs.Linux) {
 // containerBranch opens what is below a container's upper branch.
 func containerBranch(root string, container *runner.Container, s *serving) (cow.Branch, error) {
 	if container.Image() != hostImage {
-		return openImage(root, container.Spec.Annotations[annotationImageID])
+		id := container.Spec.Annotations[annotationImageID]
+		if branch, err := layerstore.OpenBranch(root, digest.Digest(id)); err == nil {
+			return branch, nil
+		}
+		return openImage(root, id) // which mends what can be, and says what can't
 	}
 	owners, err := ownerPolicy()
 	if err != nil {
@@ -178,12 +188,12 @@ func containerBranch(root string, container *runner.Container, s *serving) (cow.
 func ownerPolicy() (cow.OwnerPolicy, error) {
 	var policy cow.OwnerPolicy
 	for _, m := range []struct {
-		file   string
+		maps   func() ([]user.IDMap, error)
 		ranges *[]cow.IDRange
-	}{{"/proc/self/uid_map", &policy.UIDs}, {"/proc/self/gid_map", &policy.GIDs}} {
-		mapped, err := user.ParseIDMapFile(m.file)
+	}{{user.CurrentProcessUIDMap, &policy.UIDs}, {user.CurrentProcessGIDMap, &policy.GIDs}} {
+		mapped, err := m.maps()
 		if err != nil {
-			return policy, fmt.Errorf("reading %s: %w", m.file, err)
+			return policy, fmt.Errorf("reading the maps of the user namespace: %w", err)
 		}
 		for _, r := range mapped {
 			*m.ranges = append(*m.ranges, cow.IDRange{First: uint32(r.ID), Size: uint32(r.Count)})

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // ErrNone says that a directory is no mount point.
@@ -38,6 +39,33 @@ func On(path string) (*mountinfo.Info, error) {
 		return nil, ErrNone
 	}
 	return infos[len(infos)-1], nil
+}
+
+// Is reports whether something is mounted on exactly this path, which is a real one. It takes one system call where [On] reads the
+// whole list.
+func Is(path string) (bool, error) {
+	st, err := look(path)
+	if err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
+	// A kernel before Linux 5.8 doesn't say.
+	_, err = On(path)
+	if errors.Is(err, ErrNone) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// look asks for what the kernel knows of a file without its file system: one of FUSE is not asked (fs/fuse/dir.c, fuse_getattr).
+func look(path string) (st unix.Statx_t, err error) {
+	err = unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &st)
+	return st, err
+}
+
+// DeviceNumberOf is [DeviceNumber] of a real path that something is mounted on.
+func DeviceNumberOf(path string) (major, minor uint32, err error) {
+	st, err := look(path)
+	return st.Dev_major, st.Dev_minor, err
 }
 
 // DeviceNumber is the device number of the mount on target, which no other mount has while it lasts.
