@@ -21,6 +21,8 @@ import (
 type containerInit struct {
 	cfg     initConfig
 	config  chan *os.File // where that is to be read
+	filter  chan *os.File // where its filter is, if that comes later
+	mounted chan struct{} // closed when the container has its root
 	wire    *wire
 	ready   chan struct{}  // closed when the terminal is set up
 	sealed  chan struct{}  // closed when its program is out of the container's reach
@@ -44,7 +46,7 @@ func runInit() int {
 	setCommandName("unionfs-init")
 	settle := postponeCollection()
 	p := &containerInit{
-		config: make(chan *os.File, 1), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
+		config: make(chan *os.File, 1), filter: make(chan *os.File, 1), mounted: make(chan struct{}), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
 		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
 		guard: inheritGuard(os.Args[1:]), forking: &sync.Mutex{},
 	}
@@ -93,8 +95,8 @@ func standardSignals() (all []os.Signal) {
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
 func (p *containerInit) followSupervisor() {
-	var once, connected, sealed sync.Once
-	configured := false
+	var once, connected, sealed, mounted sync.Once
+	files := map[string]chan *os.File{msgConfig: p.config, msgFilter: p.filter} // each comes once
 	for {
 		m, fds, err := p.wire.recv()
 		if err != nil {
@@ -105,9 +107,9 @@ func (p *containerInit) followSupervisor() {
 			go p.exec(m, fds)
 			continue
 		}
-		if m.Kind == msgConfig && len(fds) == 1 && !configured {
-			configured = true
-			p.config <- os.NewFile(uintptr(fds[0]), "config")
+		if to := files[m.Kind]; to != nil && len(fds) == 1 {
+			delete(files, m.Kind)
+			to <- os.NewFile(uintptr(fds[0]), m.Kind)
 			continue
 		}
 		if m.Kind == msgOwned && m.Owner != nil {
@@ -123,6 +125,8 @@ func (p *containerInit) followSupervisor() {
 			}
 		case msgReady:
 			once.Do(func() { close(p.ready) })
+		case msgRoot:
+			mounted.Do(func() { close(p.mounted) })
 		case msgSealed:
 			sealed.Do(func() { close(p.sealed) })
 		case msgConnected:
@@ -133,10 +137,11 @@ func (p *containerInit) followSupervisor() {
 
 // setUp builds the container and starts the command, whose PID it returns.
 func (p *containerInit) setUp() (int, error) {
-	err := readConfig(<-p.config, &p.cfg)
+	err := readMemoryFile(<-p.config, &p.cfg)
 	if err != nil {
 		return 0, fmt.Errorf("reading the container's description: %w", err)
 	}
+	<-p.mounted
 	// By O_NONBLOCK or not, the mode of new mount points is ours to say.
 	unix.Umask(0)
 	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
@@ -178,6 +183,11 @@ func (p *containerInit) setUp() (int, error) {
 	if p.cfg.AwaitNetwork {
 		<-p.network
 	}
+	if p.cfg.AwaitFilter {
+		if err := readMemoryFile(<-p.filter, &p.cfg.Seccomp); err != nil {
+			return 0, fmt.Errorf("reading the container's filter: %w", err)
+		}
+	}
 	<-p.caught
 	<-p.sealed
 	pid, err := p.startCommand(r)
@@ -189,8 +199,8 @@ func (p *containerInit) setUp() (int, error) {
 	return pid, p.wire.send(message{Kind: msgStarted, Paths: r.made})
 }
 
-// readConfig reads what memoryFile wrote.
-func readConfig(f *os.File, cfg *initConfig) error {
+// readMemoryFile reads what memoryFile wrote.
+func readMemoryFile(f *os.File, into any) error {
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
@@ -200,7 +210,7 @@ func readConfig(f *os.File, cfg *initConfig) error {
 	if _, err := f.ReadAt(data, 0); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, cfg)
+	return json.Unmarshal(data, into)
 }
 
 // changeRoot makes the mount root the root of the mount namespace and lets go of everything that was mounted before.

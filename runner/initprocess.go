@@ -51,6 +51,9 @@ type initConfig struct {
 	// Seccomp is the compiled filter; Spec then has no profile.
 	Seccomp *seccompFilter `json:"seccomp,omitempty"`
 
+	// AwaitFilter says that the filter comes later, by msgFilter: its making takes as long as reading this and half of the set-up.
+	AwaitFilter bool `json:"awaitFilter,omitempty"`
+
 	// Ownership is the filter that passes on changes of owners, where P1 keeps those that the one ID can't have.
 	Ownership *seccompFilter `json:"ownership,omitempty"`
 
@@ -62,15 +65,16 @@ type initConfig struct {
 type initProcess struct {
 	cmd     *exec.Cmd
 	wire    *wire
-	theirs  *os.File      // P2's end of the wire
-	config  initConfig    // what it is told by configure
-	exe     *os.File      // the program, see protectedProgram
-	shared  *shared       // what other containers share with this one
-	other   *byRuntime    // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
-	ownTime bool          // it gets a time namespace
-	guard   string        // the cgroup that the container is ended by, if it is not by P2's end
-	ending  *os.File      // what P2 ends it by; see openGuard
-	gone    chan struct{} // closed when P2 has been waited for
+	theirs  *os.File            // P2's end of the wire
+	config  initConfig          // what it is told by configure
+	profile *specs.LinuxSeccomp // what its filter is made of; nil for none
+	exe     *os.File            // the program, see protectedProgram
+	shared  *shared             // what other containers share with this one
+	other   *byRuntime          // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
+	ownTime bool                // it gets a time namespace
+	guard   string              // the cgroup that the container is ended by, if it is not by P2's end
+	ending  *os.File            // what P2 ends it by; see openGuard
+	gone    chan struct{}       // closed when P2 has been waited for
 }
 
 // newInitProcess prepares P2, without starting it. With hold, it only holds the container's root, and limits are nil. Only where mustSeeRoot says so need the container's root be mounted before.
@@ -153,7 +157,7 @@ func (p *initProcess) addGuard(limits *cgroups) (err error) {
 	return nil
 }
 
-// configure tells P2, which has been started, what to do. The container's root is mounted.
+// configure tells P2, which has been started, what the container is to be. It need not have a root yet.
 func (p *initProcess) configure(c *Container, h Hooks) error {
 	if p.other != nil {
 		return nil
@@ -168,20 +172,42 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 			return err
 		}
 	}
-	if err := cfg.compileSeccomp(); err != nil {
-		return err
-	}
 	if h.SetOwner != nil && h.MakeDevice != nil && !cfg.Hold {
 		if err := cfg.compileOwnership(c, p.cmd.SysProcAttr); err != nil {
 			return err
 		}
 	}
-	file, err := memoryFile(cfg)
+	if profile := cfg.Spec.Linux.Seccomp; profile != nil {
+		p.profile, cfg.AwaitFilter = profile, true
+		cfg.withoutProfile()
+	}
+	return p.tell(msgConfig, cfg)
+}
+
+// rootMounted tells P2 that the container has its root, and gives it the filter.
+func (p *initProcess) rootMounted() error {
+	if p.other != nil {
+		return nil
+	}
+	_ = p.wire.send(message{Kind: msgRoot})
+	if p.profile == nil {
+		return nil
+	}
+	filter, err := compileProfile(p.profile)
+	if err != nil {
+		return err
+	}
+	return p.tell(msgFilter, filter)
+}
+
+// tell sends P2 something that may be too large for a message.
+func (p *initProcess) tell(kind string, what any) error {
+	file, err := memoryFile(what)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	_ = p.wire.send(message{Kind: msgConfig}, int(file.Fd())) // if it was killed meanwhile, its end tells
+	_ = p.wire.send(message{Kind: kind}, int(file.Fd())) // if it was killed meanwhile, its end tells
 	return nil
 }
 

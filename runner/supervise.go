@@ -275,11 +275,12 @@ func (s *supervisor) runInit() (end outcome) {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", err)}
 	}
-	if late {
+	err = p.configure(s.container, s.hooks)
+	if err == nil && late {
 		err = mount()
 	}
 	if err == nil {
-		err = p.configure(s.container, s.hooks)
+		err = p.rootMounted()
 	}
 	if err != nil {
 		p.kill()
@@ -336,7 +337,11 @@ func (s *supervisor) hold() outcome {
 		p.abandon()
 		return outcome{exitOurs, fmt.Errorf("starting the init: %w", cmp.Or(err, errors.New("it was called off")))}
 	}
-	if err := p.configure(s.container, Hooks{}); err != nil {
+	err = p.configure(s.container, Hooks{})
+	if err == nil {
+		err = p.rootMounted()
+	}
+	if err != nil {
 		p.kill()
 		s.wait(p)
 		return outcome{startCode(err), err}

@@ -22,7 +22,9 @@ import (
 //	          console       + the terminal's master
 //	          started       the command runs
 //	          exited        Code, Error: the end, after the root was unmounted and state.json written
-//	P1 → P2   config        + a memory file with the JSON of initConfig: set the container up
+//	P1 → P2   config        + a memory file with the JSON of initConfig: what the container is to be
+//	          root          it is mounted: set the container up
+//	          filter        + a memory file with the JSON of its seccompFilter: the command may start
 //	          sealed        nobody can write to P2's program any more: the command may start
 //	          signal
 //	          ready         the answer to console
@@ -74,6 +76,8 @@ const (
 	msgDetached  = "detached"
 	msgDone      = "done"
 	msgMade      = "made"
+	msgRoot      = "root"
+	msgFilter    = "filter"
 	msgSealed    = "sealed"
 	msgSignal    = "signal"
 	msgConsole   = "console"
