@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -24,12 +23,11 @@ type containerInit struct {
 	filter  chan *os.File // where its filter is, if that comes later
 	mounted chan struct{} // closed when the container has its root
 	wire    *wire
-	ready   chan struct{}  // closed when the terminal is set up
-	sealed  chan struct{}  // closed when its program is out of the container's reach
-	network chan struct{}  // closed when the container has its network
-	null    *os.File       // the host's /dev/null, open for reading and writing
-	signals chan os.Signal // all that P2 gets, the standard ones from before the command runs on
-	caught  chan struct{}  // closed when it gets those
+	ready   chan struct{} // closed when the terminal is set up
+	sealed  chan struct{} // closed when its program is out of the container's reach
+	network chan struct{} // closed when the container has its network
+	null    *os.File      // the host's /dev/null, open for reading and writing
+	signals *initSignals
 	others  *otherCommands
 	owners  *ownerKeeper // nil if there is nothing to keep
 	guard   *os.File     // what it ends the container by, where its own end doesn't; see openGuard
@@ -47,7 +45,7 @@ func runInit() int {
 	settle := postponeCollection()
 	p := &containerInit{
 		config: make(chan *os.File, 1), filter: make(chan *os.File, 1), mounted: make(chan struct{}), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
-		signals: make(chan os.Signal, 64), caught: make(chan struct{}), others: newOtherCommands(),
+		signals: newInitSignals(), others: newOtherCommands(),
 		guard: inheritGuard(os.Args[1:]), forking: &sync.Mutex{},
 	}
 	if p.guard != nil {
@@ -57,11 +55,6 @@ func runInit() int {
 			return exitOurs
 		}
 	}
-	go func() {
-		// Go's runtime passes each of them between two threads first, which the set-up need not wait for.
-		signal.Notify(p.signals, standardSignals()...)
-		close(p.caught)
-	}()
 	go p.followSupervisor()
 	command, err := p.setUp()
 	if err != nil {
@@ -70,7 +63,7 @@ func runInit() int {
 		return startCode(err)
 	}
 	settle()
-	go signal.Notify(p.signals) // the real-time ones too, which are as many again
+	p.signals.commandRuns()
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	p.endOthers()
@@ -83,14 +76,6 @@ func (p *containerInit) endOthers() {
 		p.forking.Lock()
 		endGuarded(p.guard)
 	}
-}
-
-// standardSignals are all but the real-time ones.
-func standardSignals() (all []os.Signal) {
-	for sig := syscall.Signal(1); sig <= unix.SIGSYS; sig++ {
-		all = append(all, sig)
-	}
-	return all
 }
 
 // followSupervisor takes P1's signals, and ends the container when P1 is gone.
@@ -120,7 +105,7 @@ func (p *containerInit) followSupervisor() {
 		switch m.Kind {
 		case msgSignal:
 			select {
-			case p.signals <- syscall.Signal(m.Signal):
+			case p.signals.all <- syscall.Signal(m.Signal):
 			default: // as many wait already as the kernel would keep of them
 			}
 		case msgReady:
@@ -188,7 +173,6 @@ func (p *containerInit) setUp() (int, error) {
 			return 0, fmt.Errorf("reading the container's filter: %w", err)
 		}
 	}
-	<-p.caught
 	<-p.sealed
 	pid, err := p.startCommand(r)
 	if err != nil {
@@ -283,7 +267,7 @@ func (p *containerInit) reap(command int) int {
 			unix.SIGURG,  // Go's scheduler sends it to itself
 			unix.SIGPIPE,
 		}
-		for s := range p.signals {
+		for s := range p.signals.all {
 			if !slices.Contains(ignored, s) {
 				// The command is our child and is reaped below; if it has ended meanwhile, its PID may have gone
 				// to another process of the container for a moment, whose end is near anyway.
