@@ -127,6 +127,7 @@ func (p *containerInit) setUp() (int, error) {
 		return 0, fmt.Errorf("reading the container's description: %w", err)
 	}
 	<-p.mounted
+	caught := p.signals.catchOthers()
 	// By O_NONBLOCK or not, the mode of new mount points is ours to say.
 	unix.Umask(0)
 	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
@@ -173,6 +174,7 @@ func (p *containerInit) setUp() (int, error) {
 			return 0, fmt.Errorf("reading the container's filter: %w", err)
 		}
 	}
+	<-caught
 	<-p.sealed
 	pid, err := p.startCommand(r)
 	if err != nil {

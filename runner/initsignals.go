@@ -37,7 +37,7 @@ func heldBack() []os.Signal {
 	return held
 }
 
-// neverHeld are those that have to be caught at once, as they can't be held back.
+// neverHeld are those that have to be caught before there is a command, as they can't be held back.
 func neverHeld() []os.Signal {
 	return []os.Signal{unix.SIGILL, unix.SIGTRAP, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSTKFLT, unix.SIGPROF}
 }
@@ -78,8 +78,18 @@ func newInitSignals() *initSignals {
 	} else {
 		go s.awaitFirst(bell)
 	}
-	go signal.Notify(s.all, neverHeld()...)
 	return s
+}
+
+// catchOthers catches those that can't be held back, beside what the caller does. The command is not to be started before the channel
+// is closed.
+func (s *initSignals) catchOthers() <-chan struct{} {
+	caught := make(chan struct{})
+	go func() {
+		signal.Notify(s.all, neverHeld()...)
+		close(caught)
+	}()
+	return caught
 }
 
 // openBell opens what tells of the first signal that is held back; nil if they aren't.
