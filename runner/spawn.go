@@ -212,7 +212,7 @@ func (s *spawn) follow(sync, first int) (pid int, err error) {
 			pid = int(number)
 			continue
 		case stepUser:
-			err = s.writeMaps(first)
+			err = writeIDMaps(first, &syscall.SysProcAttr{UidMappings: specMap(s.uids), GidMappings: specMap(s.gids), GidMappingsEnableSetgroups: true})
 		case stepTime:
 			err = s.writeOffsets(first)
 		case stepReady:
@@ -246,22 +246,6 @@ func (s *spawn) stepError(step uint32, errno syscall.Errno) error {
 		return fmt.Errorf("executing the program in the container's namespaces: %w", errno)
 	}
 	return fmt.Errorf("starting in the container's namespaces (step %d): %w", step, errno)
-}
-
-func (s *spawn) writeMaps(pid int) error {
-	for _, m := range []struct {
-		name string
-		maps []specs.LinuxIDMapping
-	}{{"uid_map", s.uids}, {"gid_map", s.gids}} {
-		var lines strings.Builder
-		for _, e := range m.maps {
-			fmt.Fprintf(&lines, "%d %d %d\n", e.ContainerID, e.HostID, e.Size)
-		}
-		if err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/"+m.name, []byte(lines.String()), 0); err != nil {
-			return fmt.Errorf("mapping IDs: %w", err)
-		}
-	}
-	return nil
 }
 
 // writeOffsets sets the clocks of the new time namespace (time_namespaces(7)).
