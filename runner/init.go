@@ -122,10 +122,12 @@ func (p *containerInit) followSupervisor() {
 
 // setUp builds the container and starts the command, whose PID it returns.
 func (p *containerInit) setUp() (int, error) {
-	err := readMemoryFile(<-p.config, &p.cfg)
+	lean := emptyLean()
+	err := readMemoryFile(<-p.config, lean)
 	if err != nil {
 		return 0, fmt.Errorf("reading the container's description: %w", err)
 	}
+	p.cfg = lean.full()
 	<-p.mounted
 	caught := p.signals.catchOthers()
 	// By O_NONBLOCK or not, the mode of new mount points is ours to say.

@@ -181,7 +181,7 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 		p.profile, cfg.AwaitFilter = profile, true
 		cfg.withoutProfile()
 	}
-	return p.tell(msgConfig, cfg)
+	return p.tell(msgConfig, cfg.lean())
 }
 
 // rootMounted tells P2 that the container has its root, and gives it the filter.
