@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // modeAhead is that of a supervisor which waits for its container to be made.
@@ -39,11 +41,11 @@ func (s *Supervisor) Abandon() {
 }
 
 // takeOver tells the supervisor that its container is there.
-func (s *Supervisor) takeOver() (*wire, *exec.Cmd, error) {
+func (s *Supervisor) takeOver(c *Container) (*wire, *exec.Cmd, error) {
 	if s.err != nil {
 		return nil, nil, s.err
 	}
-	_ = s.wire.send(message{Kind: msgMade}) // if it was killed meanwhile, following it says so
+	_ = s.wire.send(message{Kind: msgMade, Usual: isUsual(c.Spec)}) // if it was killed meanwhile, following it says so
 	return s.wire, s.cmd, nil
 }
 
@@ -71,17 +73,25 @@ func startForRun(o RunOptions, terminal bool, mode string) (*wire, *exec.Cmd, er
 }
 
 // AwaitContainer is called in a supervisor's process before it looks for its container, which may not be there yet. It returns
-// false if there won't be one, and the process is of no use then.
-func AwaitContainer() bool {
+// false if there won't be one, and the process is of no use then. What else it returns is for [Hooks], and the goroutine that called it
+// has to call [Supervise].
+func AwaitContainer() (*EarlyInit, bool) {
 	if os.Getenv(supervisorModeVariable) != modeAhead {
-		return true
+		return nil, true
 	}
 	os.Unsetenv(supervisorModeVariable)
 	fd, err := strconv.Atoi(os.Getenv(supervisorFDVariable))
 	if err != nil {
-		return false
+		return nil, false
 	}
 	m, fds, err := (&wire{fd: fd}).recv()
 	closeAll(fds)
-	return err == nil && m.Kind == msgMade
+	if err != nil || m.Kind != msgMade {
+		return nil, false
+	}
+	if !m.Usual {
+		return nil, true
+	}
+	unix.CloseOnExec(fd)
+	return startEarly(), true
 }

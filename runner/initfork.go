@@ -19,7 +19,7 @@ import (
 // would lose its capabilities by that, unless they are ambient (capabilities(7)); no command inherits those (restrictThread). It joins
 // its time namespace by the execution, which takes Linux 6.3.
 func (p *initProcess) fork() error {
-	attr := p.cmd.SysProcAttr
+	attr := p.attr
 	if attr.Credential != nil {
 		return p.cmd.Start() // it has to become somebody before it executes anything
 	}

@@ -64,6 +64,8 @@ type initConfig struct {
 // initProcess is P1's view of P2.
 type initProcess struct {
 	cmd     *exec.Cmd
+	attr    *syscall.SysProcAttr // what it is started with
+	started bool
 	wire    *wire
 	theirs  *os.File            // P2's end of the wire
 	config  initConfig          // what it is told by configure
@@ -77,10 +79,11 @@ type initProcess struct {
 	gone    chan struct{}       // closed when P2 has been waited for
 }
 
-// newInitProcess prepares P2, without starting it. With hold, it only holds the container's root, and limits are nil. Only where mustSeeRoot says so need the container's root be mounted before.
-func newInitProcess(c *Container, h Hooks, limits *cgroups, hold bool) (*initProcess, error) {
+// newInitProcess prepares P2, without starting it unless it was started early. With hold, it only holds the container's root, and limits
+// are nil. Only where mustSeeRoot says so need the container's root be mounted before.
+func newInitProcess(c *Container, h Hooks, limits *cgroups, hold bool, early *EarlyInit) (*initProcess, error) {
 	p := &initProcess{shared: &shared{}, gone: make(chan struct{})}
-	if err := p.prepare(c, h, limits, hold); err != nil {
+	if err := p.prepare(c, h, limits, hold, early); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -94,15 +97,11 @@ func mustSeeRoot(c *Container) bool {
 	return c.Spec.Annotations[AnnotationRuntime] != "" || c.Spec.Annotations[AnnotationUser] != "" && !numeric
 }
 
-func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool) (err error) {
-	if p.wire, p.theirs, err = newWire(); err != nil {
-		return err
-	}
+func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool, early *EarlyInit) (err error) {
 	if c.Spec.Annotations[AnnotationRuntime] != "" && !hold {
-		p.other, err = newByRuntime(c, p.theirs)
-		return err
-	}
-	if p.exe, err = protectedProgram(); err != nil {
+		if p.wire, p.theirs, err = newWire(); err == nil {
+			p.other, err = newByRuntime(c, p.theirs)
+		}
 		return err
 	}
 	cfg := &p.config
@@ -119,10 +118,24 @@ func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool)
 		cfg.Shared = p.shared.destinations
 	}
 	p.ownTime = hasNewNamespace(c.Spec, specs.TimeNamespace)
-	attr, err := cfg.attributes()
-	if err != nil {
+	if p.attr, err = cfg.attributes(); err != nil || early.adopt(p, limits) {
 		return err
 	}
+	if err := p.makeCommand(p.attr); err != nil {
+		return err
+	}
+	return p.addGuard(limits)
+}
+
+// makeCommand makes the process that start starts, and the wire to it.
+func (p *initProcess) makeCommand(attr *syscall.SysProcAttr) (err error) {
+	if p.wire, p.theirs, err = newWire(); err != nil {
+		return err
+	}
+	if p.exe, err = protectedProgram(); err != nil {
+		return err
+	}
+	p.attr = attr
 	p.cmd = &exec.Cmd{
 		// By number, since this mount of the program has no path. The child can look it up because it still has
 		// our descriptors when it executes.
@@ -138,7 +151,7 @@ func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool)
 		ExtraFiles:  append([]*os.File{p.theirs}, p.shared.mounts...),
 		SysProcAttr: attr,
 	}
-	return p.addGuard(limits)
+	return nil
 }
 
 // addGuard gives P2 what it is to end the container by, if that is not its own end.
@@ -173,7 +186,7 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 		}
 	}
 	if h.SetOwner != nil && h.MakeDevice != nil && !cfg.Hold {
-		if err := cfg.compileOwnership(c, p.cmd.SysProcAttr); err != nil {
+		if err := cfg.compileOwnership(c, p.attr); err != nil {
 			return err
 		}
 	}
@@ -344,6 +357,9 @@ func (p *initProcess) start() error {
 		p.theirs.Close()
 		return p.other.start()
 	}
+	if p.started {
+		return nil
+	}
 	if p.ownTime {
 		// Of the calling thread's children (time_namespaces(7)). Its clocks are the host's: it is for the container to have
 		// one, and can be without on an older kernel.
@@ -352,6 +368,7 @@ func (p *initProcess) start() error {
 	if err := p.shared.within(func() error { return holdingBack(p.fork) }); err != nil {
 		return fmt.Errorf("making the container's namespaces: %w", err)
 	}
+	p.started = true
 	p.shared.close()
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
 	// either: as long as it is, its flags can be changed through any path to it. The command waits for that.
@@ -387,7 +404,7 @@ func (p *initProcess) abandon() {
 		p.other.wait()
 		return
 	}
-	if p.cmd.Process != nil {
+	if p.cmd != nil && p.cmd.Process != nil {
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
 		close(p.gone)

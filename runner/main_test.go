@@ -205,7 +205,8 @@ func waitContainer(args []string) (int, error) {
 }
 
 func superviseOn(args []string) (int, error) {
-	if !AwaitContainer() {
+	early, ok := AwaitContainer()
+	if !ok {
 		return exitOurs, nil
 	}
 	st, err := OpenState(args[0])
@@ -217,7 +218,7 @@ func superviseOn(args []string) (int, error) {
 		return exitOurs, err
 	}
 	dir := args[2]
-	hooks := Hooks{MountRoot: func(target string, _ bool) (func() error, error) {
+	hooks := Hooks{Early: early, MountRoot: func(target string, _ bool) (func() error, error) {
 		if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
 			return nil, err
 		}

@@ -148,7 +148,7 @@ func (r *run) passOn(signals <-chan os.Signal) {
 // start starts the supervisor, unless it was started ahead.
 func (r *run) start() (cmd *exec.Cmd, err error) {
 	if r.options.Ahead != nil {
-		r.wire, cmd, err = r.options.Ahead.takeOver()
+		r.wire, cmd, err = r.options.Ahead.takeOver(r.container)
 	} else {
 		r.wire, cmd, err = startForRun(r.options, r.terminal, "")
 	}

@@ -32,6 +32,9 @@ type Hooks struct {
 	// Removed, if not nil, is called after a container with AutoRemove was removed.
 	Removed func() error
 
+	// Early is what [AwaitContainer] returned.
+	Early *EarlyInit
+
 	// Network, if there is one, connects the container.
 	Network Network
 	// SetOwner and MakeDevice, if both are set, are called where the container's user namespace has one ID, for what the
@@ -53,6 +56,7 @@ const orphanGrace = 5 * time.Second
 // The working directory becomes /, and the umask 0.
 func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	s := &supervisor{container: c, hooks: h, dead: make(chan struct{}), recorded: make(chan struct{}), keepStopped: make(chan struct{}), settle: postponeCollection()}
+	defer h.Early.abandon()
 	if err := s.connect(); err != nil {
 		return err
 	}
@@ -200,8 +204,15 @@ func (s *supervisor) record(end outcome) error {
 // runInit mounts the root, runs the container in it, and unmounts. The init comes up while the root is mounted, if it can.
 func (s *supervisor) runInit() (end outcome) {
 	late := s.mode != modeHold && !mustSeeRoot(s.container)
-	if err := ownMounts(late); err != nil {
-		return outcome{exitOurs, err}
+	early := s.hooks.Early
+	s.hooks.Early = nil // it is for one run
+	if !late {
+		early.abandon()
+	}
+	if !early.isThere() { // or the mounts were made ours before it
+		if err := ownMounts(late); err != nil {
+			return outcome{exitOurs, err}
+		}
 	}
 	unmount := func() error { return nil }
 	defer func() {
@@ -238,7 +249,7 @@ func (s *supervisor) runInit() (end outcome) {
 			end = outcome{exitOurs, err}
 		}
 	}()
-	p, err := newInitProcess(s.container, s.hooks, limits, false)
+	p, err := newInitProcess(s.container, s.hooks, limits, false, early)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}
@@ -321,7 +332,7 @@ func ownMounts(share bool) error {
 
 // hold has the container's root and volumes mounted, and nothing running there, until the caller goes.
 func (s *supervisor) hold() outcome {
-	p, err := newInitProcess(s.container, Hooks{}, nil, true)
+	p, err := newInitProcess(s.container, Hooks{}, nil, true, nil)
 	if err != nil {
 		return outcome{startCode(err), err}
 	}

@@ -14,7 +14,7 @@ import (
 // The three processes of a container talk in JSON messages over SOCK_SEQPACKET pairs: one packet a message, with the
 // descriptors it carries. The end of a process is the end of the stream for the others.
 //
-//	P0 → P1   made          to a supervisor that was started ahead: its container is there
+//	P0 → P1   made          to a supervisor that was started ahead: its container is there, and Usual or not
 //	          signal        pass the signal on to the command
 //	          ready         the terminal has its size, and the caller's is in raw mode: the command may start
 //	          detach        + the terminal's master: go on in the background
@@ -105,6 +105,9 @@ type message struct {
 
 	// Update is an [UpdateOptions], whose many types a process would else learn with the first message that it reads.
 	Update json.RawMessage `json:"update,omitempty"`
+
+	// Usual says that the container's init is most probably to be started as most are.
+	Usual bool `json:"usual,omitempty"`
 
 	// Lingers says that the sender has more to do, which nobody need wait for.
 	Lingers bool `json:"lingers,omitempty"`

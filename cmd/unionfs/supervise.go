@@ -31,7 +31,8 @@ func superviseCommand() *cli.Command {
 			if err := arguments(c, 1, 1, "ID"); err != nil {
 				return err
 			}
-			if !runner.AwaitContainer() {
+			early, ok := runner.AwaitContainer()
+			if !ok {
 				return &exitError{code: exitRunFailed}
 			}
 			root, container, err := namedContainer(c)
@@ -41,6 +42,7 @@ func superviseCommand() *cli.Command {
 			// Whoever waits for the container hears of errors, and says them.
 			served := &containerRoot{root: root, container: container}
 			if err := runner.Supervise(c.Context, container, runner.Hooks{
+				Early: early,
 				MountRoot: func(target string, background bool) (func() error, error) {
 					return served.mountRoot(c, target, background)
 				},
