@@ -16,8 +16,7 @@ import (
 // Go copies the memory of this process for a child in a new user namespace, for the child waits until its parent has written the maps,
 // and who borrowed the parent's memory would wait for ever (syscall.forkAndExecInChild1). All pages that were used so far are faulted in
 // again after that. So P2 does borrow it (vfork(2)), executes its program without maps, and gets them then. As nobody in its namespace it
-// would lose its capabilities by that, unless they are ambient (capabilities(7)); no command inherits those (restrictThread). It joins
-// its time namespace by the execution, which takes Linux 6.3.
+// would lose its capabilities by that, unless they are ambient (capabilities(7)); no command inherits those (restrictThread).
 func (p *initProcess) fork() error {
 	attr := p.attr
 	if attr.Credential != nil {
@@ -27,9 +26,14 @@ func (p *initProcess) fork() error {
 	borrowing.Cloneflags |= unix.CLONE_VM | unix.CLONE_VFORK
 	borrowing.UidMappings, borrowing.GidMappings = nil, nil
 	borrowing.AmbientCaps = allCapabilities()
+	plain := *p.cmd // not started yet
 	p.cmd.SysProcAttr = &borrowing
 	err := p.cmd.Start()
-	p.cmd.SysProcAttr = attr
+	if errors.Is(err, unix.EINVAL) {
+		// Before Linux 6.3, who is to be in another time namespace can't borrow memory (kernel/fork.c, copy_process).
+		p.cmd = &plain
+		return p.cmd.Start()
+	}
 	if err != nil {
 		return err
 	}
