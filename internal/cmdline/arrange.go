@@ -95,8 +95,11 @@ func spell(flags []cli.Flag, arg string) (spelled string, takesNext bool) {
 		if hasValue {
 			return spelled + "=" + value, false
 		}
-		_, isBool := flag.(*cli.BoolFlag)
-		return spelled, !isBool
+		switch flag.(type) {
+		case *cli.BoolFlag, *boolFlag:
+			return spelled, false
+		}
+		return spelled, true
 	}
 	if arg == "-h" {
 		return "--help", false
