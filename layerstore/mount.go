@@ -1,6 +1,7 @@
 package layerstore
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -28,8 +29,8 @@ func (s *Store) branch(id digest.Digest, diffIDs []digest.Digest) (cow.Branch, e
 }
 
 // OpenBranch opens the image with this ID, given in full, as [Image.Branch] does, in a store that has been opened before. It is for a
-// container's start, which waits for it: nothing is swept, and of the image's file only what its layers are is read. The error is
-// ErrNotFound if there is no such image.
+// container's start, which waits for it: nothing is swept, and of the image's configuration only what its layers are is read. The error
+// is ErrNotFound if there is no such image.
 func OpenBranch(root string, id digest.Digest) (cow.Branch, error) {
 	if err := checkDigest(id); err != nil {
 		return nil, err
@@ -42,14 +43,20 @@ func OpenBranch(root string, id digest.Digest) (cow.Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", id, err)
 	}
-	diffIDs := make([]digest.Digest, len(r.Layers))
-	for i, l := range r.Layers {
-		if err := checkDigest(l.DiffID); err != nil {
-			return nil, fmt.Errorf("image %s is damaged: layer %d: %w", id, i, err)
-		}
-		diffIDs[i] = l.DiffID
+	var config struct {
+		RootFS struct {
+			DiffIDs []digest.Digest `json:"diff_ids"`
+		} `json:"rootfs"`
 	}
-	return s.branch(id, diffIDs)
+	if err := json.Unmarshal(r.Config, &config); err != nil {
+		return nil, fmt.Errorf("image %s: its configuration: %w", id, err)
+	}
+	for n, d := range config.RootFS.DiffIDs {
+		if err := checkDigest(d); err != nil {
+			return nil, fmt.Errorf("image %s: layer %d: %w", id, n, err)
+		}
+	}
+	return s.branch(id, config.RootFS.DiffIDs)
 }
 
 // LayerBranches opens every layer of the image as a branch of its own, the top one first, with its whiteouts and opaque

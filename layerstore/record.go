@@ -65,7 +65,7 @@ func readJSON(path string, most int64, into any) error {
 	return nil
 }
 
-// readRecordOnly reads the file of the image whose ID has these digits. What is in its configuration isn't looked at.
+// readRecordOnly reads the file of the image whose ID has these digits. Its configuration is the one that the ID is of, and isn't read.
 func (s *Store) readRecordOnly(hex string) (*imageRecord, error) {
 	var r imageRecord
 	path := s.path(imagesDir, hex)
