@@ -100,9 +100,6 @@ var errDead = errors.New("a mount whose server is gone is there; remove it with 
 
 // vacant refuses a directory on which a union is mounted already.
 func vacant(path string) error {
-	if mounted, err := mountpoint.Is(path); err != nil || !mounted {
-		return err
-	}
 	m, err := mountpoint.On(path)
 	if errors.Is(err, mountpoint.ErrNone) {
 		return nil

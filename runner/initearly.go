@@ -34,9 +34,9 @@ func startEarly() *EarlyInit {
 	}
 	p := &initProcess{shared: &shared{}, gone: make(chan struct{}), ownTime: true}
 	early := initConfig{Spec: &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{Namespaces: usualNamespaces()}}}
-	attr, err := early.attributes()
-	if err == nil {
-		err = p.makeCommand(attr)
+	var err error
+	if p.attr, err = early.attributes(); err == nil {
+		err = p.makeCommand()
 	}
 	if err == nil {
 		err = p.start()
@@ -61,7 +61,7 @@ func (e *EarlyInit) adopt(p *initProcess, limits *cgroups) bool {
 		e.abandon()
 		return false
 	}
-	p.cmd, p.wire, p.gone, p.started = e.init.cmd, e.init.wire, e.init.gone, true
+	p.cmd, p.wire, p.gone = e.init.cmd, e.init.wire, e.init.gone
 	e.init = nil
 	return true
 }

@@ -65,18 +65,16 @@ type initConfig struct {
 type initProcess struct {
 	cmd     *exec.Cmd
 	attr    *syscall.SysProcAttr // what it is started with
-	started bool
 	wire    *wire
-	theirs  *os.File            // P2's end of the wire
-	config  initConfig          // what it is told by configure
-	profile *specs.LinuxSeccomp // what its filter is made of; nil for none
-	exe     *os.File            // the program, see protectedProgram
-	shared  *shared             // what other containers share with this one
-	other   *byRuntime          // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
-	ownTime bool                // it gets a time namespace
-	guard   string              // the cgroup that the container is ended by, if it is not by P2's end
-	ending  *os.File            // what P2 ends it by; see openGuard
-	gone    chan struct{}       // closed when P2 has been waited for
+	theirs  *os.File      // P2's end of the wire
+	config  initConfig    // what it is told by configure
+	exe     *os.File      // the program, see protectedProgram
+	shared  *shared       // what other containers share with this one
+	other   *byRuntime    // what stands in for P2 where another runtime makes the container; cmd and exe are nil then
+	ownTime bool          // it gets a time namespace
+	guard   string        // the cgroup that the container is ended by, if it is not by P2's end
+	ending  *os.File      // what P2 ends it by; see openGuard
+	gone    chan struct{} // closed when P2 has been waited for
 }
 
 // newInitProcess prepares P2, without starting it unless it was started early. With hold, it only holds the container's root, and limits
@@ -121,21 +119,20 @@ func (p *initProcess) prepare(c *Container, h Hooks, limits *cgroups, hold bool,
 	if p.attr, err = cfg.attributes(); err != nil || early.adopt(p, limits) {
 		return err
 	}
-	if err := p.makeCommand(p.attr); err != nil {
+	if err := p.makeCommand(); err != nil {
 		return err
 	}
 	return p.addGuard(limits)
 }
 
-// makeCommand makes the process that start starts, and the wire to it.
-func (p *initProcess) makeCommand(attr *syscall.SysProcAttr) (err error) {
+// makeCommand makes the process that start starts, by attr, and the wire to it.
+func (p *initProcess) makeCommand() (err error) {
 	if p.wire, p.theirs, err = newWire(); err != nil {
 		return err
 	}
 	if p.exe, err = protectedProgram(); err != nil {
 		return err
 	}
-	p.attr = attr
 	p.cmd = &exec.Cmd{
 		// By number, since this mount of the program has no path. The child can look it up because it still has
 		// our descriptors when it executes.
@@ -149,7 +146,7 @@ func (p *initProcess) makeCommand(attr *syscall.SysProcAttr) (err error) {
 		Stdout:      os.Stdout,
 		Stderr:      os.Stderr,
 		ExtraFiles:  append([]*os.File{p.theirs}, p.shared.mounts...),
-		SysProcAttr: attr,
+		SysProcAttr: p.attr,
 	}
 	return nil
 }
@@ -190,10 +187,7 @@ func (p *initProcess) configure(c *Container, h Hooks) error {
 			return err
 		}
 	}
-	if profile := cfg.Spec.Linux.Seccomp; profile != nil {
-		p.profile, cfg.AwaitFilter = profile, true
-		cfg.withoutProfile()
-	}
+	cfg.AwaitFilter = cfg.Spec.Linux.Seccomp != nil
 	return p.tell(msgConfig, cfg.lean())
 }
 
@@ -203,14 +197,13 @@ func (p *initProcess) rootMounted() error {
 		return nil
 	}
 	_ = p.wire.send(message{Kind: msgRoot})
-	if p.profile == nil {
+	if !p.config.AwaitFilter {
 		return nil
 	}
-	filter, err := compileProfile(p.profile)
-	if err != nil {
+	if err := p.config.compileSeccomp(); err != nil {
 		return err
 	}
-	return p.tell(msgFilter, filter)
+	return p.tell(msgFilter, p.config.Seccomp)
 }
 
 // tell sends P2 something that may be too large for a message.
@@ -357,8 +350,8 @@ func (p *initProcess) start() error {
 		p.theirs.Close()
 		return p.other.start()
 	}
-	if p.started {
-		return nil
+	if p.cmd.Process != nil {
+		return nil // early
 	}
 	if p.ownTime {
 		// Of the calling thread's children (time_namespaces(7)). Its clocks are the host's: it is for the container to have
@@ -368,7 +361,6 @@ func (p *initProcess) start() error {
 	if err := p.shared.within(func() error { return holdingBack(p.fork) }); err != nil {
 		return fmt.Errorf("making the container's namespaces: %w", err)
 	}
-	p.started = true
 	p.shared.close()
 	// What P2 has is closed here, so that its end is the end of the wire. The mount of the program must not stay open
 	// either: as long as it is, its flags can be changed through any path to it. The command waits for that.

@@ -26,9 +26,10 @@ type initSignals struct {
 // (runtime/sigtab_linux_generic.go, _SigUnblock), nor what it sends itself.
 func heldBack() []os.Signal {
 	var held []os.Signal
+	never := neverHeld()
 	for sig := syscall.Signal(1); sig <= 64; sig++ {
 		switch {
-		case sig == unix.SIGKILL, sig == unix.SIGSTOP, sig == unix.SIGURG, sig == unix.SIGCHLD, slices.Contains(neverHeld(), os.Signal(sig)):
+		case sig == unix.SIGKILL, sig == unix.SIGSTOP, sig == unix.SIGURG, sig == unix.SIGCHLD, slices.Contains(never, os.Signal(sig)):
 		case sig >= 32 && sig <= 34: // the C library's
 		default:
 			held = append(held, sig)

@@ -87,31 +87,20 @@ func (p *seccompProgram) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// compileSeccomp compiles the specification's profile, of which the init need not hear then.
-func (cfg *initConfig) compileSeccomp() (err error) {
+// compileSeccomp compiles the specification's profile, of which P2 need not hear then.
+func (cfg *initConfig) compileSeccomp() error {
 	if cfg.Spec.Linux.Seccomp == nil {
 		return nil
 	}
-	cfg.Seccomp, err = compileProfile(cfg.Spec.Linux.Seccomp)
-	cfg.withoutProfile()
-	return err
-}
-
-// withoutProfile leaves the profile out of the specification.
-func (cfg *initConfig) withoutProfile() {
+	filter, err := compileSeccomp(cfg.Spec.Linux.Seccomp, runtime.GOARCH)
+	if err != nil {
+		return fmt.Errorf("seccomp profile: %w", err)
+	}
 	spec, linux := *cfg.Spec, *cfg.Spec.Linux
 	linux.Seccomp = nil
 	spec.Linux = &linux
-	cfg.Spec = &spec
-}
-
-// compileProfile is [compileSeccomp] for this machine.
-func compileProfile(profile *specs.LinuxSeccomp) (*seccompFilter, error) {
-	filter, err := compileSeccomp(profile, runtime.GOARCH)
-	if err != nil {
-		return nil, fmt.Errorf("seccomp profile: %w", err)
-	}
-	return filter, nil
+	cfg.Spec, cfg.Seccomp = &spec, filter
+	return nil
 }
 
 // install puts the filter on the calling thread, and so on what it executes. It needs no_new_privs or CAP_SYS_ADMIN in the
