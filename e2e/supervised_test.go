@@ -166,6 +166,7 @@ func TestAttach(t *testing.T) {
 		waitFor(t, func() bool {
 			return c.must(t, "events", "--since", "1h", "--until", "0s", "-f", "event=attach", "-f", "container=tty") != ""
 		})
+		waitFor(t, func() bool { return strings.Contains(c.must(t, "logs", "tty"), "ready") }) // it has its trap
 		attached.Process.Signal(syscall.SIGTERM)
 		attached.Wait()
 		text, _ = os.ReadFile(out.Name())

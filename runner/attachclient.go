@@ -73,6 +73,9 @@ func (c *Container) Attach(ctx context.Context, o AttachOptions) (int, error) {
 		defer ours[i].Close()
 		theirs = append(theirs, pair[1])
 	}
+	// Before anybody can know that we are attached: from then on signals are the command's.
+	signals, stop := o.catchSignals(c.Spec.Process.Terminal)
+	defer stop()
 	err = w.send(message{Kind: msgAttach}, theirs...)
 	closeAll(theirs)
 	if err != nil {
@@ -86,7 +89,7 @@ func (c *Container) Attach(ctx context.Context, o AttachOptions) (int, error) {
 	case first.Kind != msgStarted:
 		return exitOurs, errors.New(first.Error)
 	}
-	a := &attached{container: c, options: o, streams: streams, wire: w, ours: ours, detached: make(chan struct{})}
+	a := &attached{container: c, options: o, streams: streams, wire: w, ours: ours, signals: signals, detached: make(chan struct{})}
 	return a.run(ctx)
 }
 
@@ -97,6 +100,7 @@ type attached struct {
 	streams   RunOptions
 	wire      *wire
 	ours      [3]*os.File
+	signals   <-chan os.Signal
 	detached  chan struct{}
 }
 
@@ -112,10 +116,8 @@ func (a *attached) run(ctx context.Context) (int, error) {
 	if terminal {
 		a.resize()
 	}
-	signals, stop := a.catchSignals(terminal)
-	defer stop()
 	go func() {
-		for sig := range signals {
+		for sig := range a.signals {
 			if sig == unix.SIGWINCH && terminal {
 				a.resize()
 				continue
@@ -163,8 +165,8 @@ func (a *attached) run(ctx context.Context) (int, error) {
 }
 
 // catchSignals takes the signals that are to be passed on, and with a terminal that of a new size in any case.
-func (a *attached) catchSignals(terminal bool) (signals chan os.Signal, stop func()) {
-	if !a.options.NoSignals {
+func (o AttachOptions) catchSignals(terminal bool) (signals chan os.Signal, stop func()) {
+	if !o.NoSignals {
 		return catchSignals()
 	}
 	signals = make(chan os.Signal, 1)
