@@ -9,8 +9,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 PREFIX  ?= /usr/local
 BIN     := bin/unionfs
 # unionfs, and the programs that it starts and finds beside itself.
-PROGRAMS := unionfs unionfs-init unionfs-holder unionfs-bench unionfs-uplink
-# By the build ID, unionfs knows which unionfs-init and unionfs-holder are its own.
+PROGRAMS := unionfs unionfs-supervisor unionfs-init unionfs-holder unionfs-bench unionfs-uplink
+# By the build ID, unionfs knows which unionfs-supervisor, unionfs-init and unionfs-holder are its own.
 LDFLAGS := -s -w -X main.version=$(VERSION) -buildid=unionfs-$(VERSION)
 # The library for command lines brings a Markdown parser for man pages along, which would slow every start.
 TAGS    := urfave_cli_no_docs
@@ -34,7 +34,7 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## Build bin/unionfs, a static program, and bin/unionfs-init, -holder, -bench and -uplink, which it starts
+build: ## Build bin/unionfs, a static program, and bin/unionfs-supervisor, -init, -holder, -bench and -uplink, which it starts
 	@mkdir -p build/programs
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/programs/ $(addprefix ./cmd/,$(PROGRAMS))
 	@scripts/place-programs bin $(addprefix build/programs/,$(PROGRAMS))

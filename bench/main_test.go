@@ -31,7 +31,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "unionfs")
-	build := exec.Command("go", "build", "-ldflags", "-buildid=bench", "-o", dir+"/", "unionfs/cmd/unionfs", "unionfs/cmd/unionfs-init", "unionfs/cmd/unionfs-holder", "unionfs/cmd/unionfs-bench")
+	build := exec.Command("go", "build", "-ldflags", "-buildid=bench", "-o", dir+"/", "unionfs/cmd/unionfs", "unionfs/cmd/unionfs-supervisor", "unionfs/cmd/unionfs-init", "unionfs/cmd/unionfs-holder", "unionfs/cmd/unionfs-bench")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building unionfs: %v\n%s", err, output)

@@ -111,7 +111,8 @@ func (b *containerBench) unionfsTool() *tool {
 				return false
 			}
 			// By the files: an init's is on a mount that has no path.
-			for _, own := range []string{real, filepath.Join(filepath.Dir(real), "unionfs-init")} {
+			dir := filepath.Dir(real)
+			for _, own := range []string{real, filepath.Join(dir, "unionfs-supervisor"), filepath.Join(dir, "unionfs-init")} {
 				if file, err := os.Stat(own); err == nil && e.file != nil && os.SameFile(file, e.file) {
 					return true
 				}

@@ -304,20 +304,3 @@ func TestRuntimeKilled(t *testing.T) {
 		os.Remove(dir)
 	}
 }
-
-// TestInitsProgram: the first process of a container runs the small program that was built with unionfs.
-func TestInitsProgram(t *testing.T) {
-	program, err := os.Stat(filepath.Join(shared.dir, "unionfs-init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	eachKind(t, func(t *testing.T, c *caller) {
-		importBusybox(t, c)
-		c.must(t, "run", "-d", "--name", "small", "bb:1", "sleep", "1000")
-		runs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", containerState(t, c).InitPID))
-		if err != nil || !os.SameFile(program, runs) {
-			t.Errorf("it runs another program: %v, %v", runs, err)
-		}
-		c.must(t, "rm", "-f", "small")
-	})
-}

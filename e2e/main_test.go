@@ -48,7 +48,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	shared = world{dir: dir, unionfs: filepath.Join(dir, "unionfs")}
-	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-buildid=e2e", "-o", dir+"/", "../cmd/unionfs", "../cmd/unionfs-init", "../cmd/unionfs-holder", "../cmd/unionfs-bench")
+	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-buildid=e2e", "-o", dir+"/", "../cmd/unionfs", "../cmd/unionfs-supervisor", "../cmd/unionfs-init", "../cmd/unionfs-holder", "../cmd/unionfs-bench")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building unionfs: %v\n%s", err, out)

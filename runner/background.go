@@ -86,16 +86,16 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (int, error) {
 // server has to say.
 func (c *Container) supervisorLogPath() string { return filepath.Join(c.Dir(), "supervisor.log") }
 
-// supervisorCommand is the process P1, in a session of its own, with P1's end of the wire.
+// supervisorCommand is the process P1, in a session of its own, with P1's end of the wire. [startSupervisor] starts it.
 func supervisorCommand(args []string, theirs *os.File, mode string) *exec.Cmd {
 	// Descriptors that our caller left open must not come to the supervisor, the init, or the command.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := exec.Command(selfExe, args...)
-	cmd.Args[0] = os.Args[0]
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Env = append(os.Environ(), supervisorFDVariable+"="+strconv.Itoa(3), supervisorModeVariable+"="+mode)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return cmd
+	return &exec.Cmd{
+		Args:        append(os.Args[:1:1], args...),
+		ExtraFiles:  []*os.File{theirs},
+		Env:         append(os.Environ(), supervisorFDVariable+"="+strconv.Itoa(3), supervisorModeVariable+"="+mode),
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
 }
 
 // streams are the command's standard streams in the background, held by the supervisor.

@@ -73,7 +73,7 @@ func (c *Container) OpenFiles(ctx context.Context, o StartOptions) (*Files, erro
 	cmd := supervisorCommand(o.Supervisor, theirs, modeHold)
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
-	if err := startInNamespace(cmd); err != nil {
+	if err := startSupervisor(cmd, nil); err != nil {
 		w.close()
 		return nil, fmt.Errorf("starting the container's supervisor: %w", err)
 	}

@@ -136,7 +136,7 @@ func (p *initProcess) makeCommand() (err error) {
 	p.cmd = &exec.Cmd{
 		// By number, since this mount of the program has no path. The child can look it up because it still has
 		// our descriptors when it executes.
-		Path: "/proc/self/fd/" + strconv.Itoa(int(p.exe.Fd())),
+		Path: pathOf(p.exe),
 		Args: []string{argvInit},
 		// It has little to do, and each thread costs memory. Go's runtime need not look up, and keep open, the cgroup
 		// files that would tell it how many processors to use.

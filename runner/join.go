@@ -30,19 +30,19 @@ func StartInUserNamespace(cmd *exec.Cmd) error { return startInNamespace(cmd) }
 // startSupervisor starts P1 in namespaces of its own, or in those of j. A process with threads, as Go's all are, can't enter a
 // user namespace: nsenter does, and then executes us.
 func startSupervisor(cmd *exec.Cmd, j *Join) error {
+	program, err := supervisorProgram()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
 	if j == nil {
+		cmd.Path = pathOf(program)
 		return startInNamespace(cmd)
 	}
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
 		return errors.New("to share a network or another namespace, an ordinary user's containers need the program nsenter: install the package util-linux")
 	}
-	// By descriptor: what /proc/self/exe is changes with nsenter, and the path of the program may be out of reach.
-	program, err := os.OpenFile(selfExe, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer program.Close()
 	cmd.ExtraFiles = append(cmd.ExtraFiles, program)
 	fd := 2 + len(cmd.ExtraFiles)
 	args := []string{"nsenter", "--preserve-credentials", "--user=" + j.User}

@@ -45,6 +45,26 @@ func companion(running string) *os.File {
 	return f
 }
 
+// supervisorProgramName is the program of the supervisor, if it lies beside the running one.
+const supervisorProgramName = "unionfs-supervisor"
+
+// supervisorProgram opens the program that becomes the supervisor: unionfs-supervisor, or else the running one, which can do the same.
+// It is executed by descriptor: the path may be out of reach, and what /proc/self/exe is changes with nsenter(1).
+func supervisorProgram() (*os.File, error) {
+	if name, err := os.Readlink(selfExe); err == nil {
+		f := executable.Companion(name, supervisorProgramName, func(dir int, name string) (int, error) {
+			return unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		})
+		if f != nil {
+			return f, nil
+		}
+	}
+	return os.OpenFile(selfExe, unix.O_PATH|unix.O_CLOEXEC, 0)
+}
+
+// pathOf is a path of an open file. A child may be executed by it, also if it doesn't inherit the descriptor.
+func pathOf(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
 var errProgramMoved = errors.New("the program's file is not found by its path")
 
 // readOnlyProgram opens the program, which is at name, through a read-only mount of its file that is attached nowhere. It costs
@@ -105,5 +125,5 @@ func sealedProgram() (*os.File, error) {
 		return nil, fmt.Errorf("sealing the copy of the program: %w", err)
 	}
 	// What is open for writing can't be executed.
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return os.Open(pathOf(mem))
 }

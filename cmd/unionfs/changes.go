@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/cow"
+	"unionfs/rootfs"
 	"unionfs/runner"
 )
 
@@ -118,8 +119,8 @@ Example:
 				return err
 			}
 			return withDifference(c, func(container *runner.Container, d *cow.Difference) error {
-				if container.Image() != hostImage {
-					return fmt.Errorf("container %s was made from the image %s; only what was tried on this machine (the image %s) can be applied to it", container.Name, container.Image(), hostImage)
+				if container.Image() != rootfs.HostImage {
+					return fmt.Errorf("container %s was made from the image %s; only what was tried on this machine (the image %s) can be applied to it", container.Name, container.Image(), rootfs.HostImage)
 				}
 				status, err := container.Status()
 				if err != nil {
@@ -173,7 +174,7 @@ func withDifference(c *cli.Context, do func(*runner.Container, *cow.Difference) 
 	if err != nil {
 		return err
 	}
-	lower, err := containerBranch(root, container, &serving{})
+	lower, err := new(rootfs.Serving).ContainerBranch(root, container)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"unionfs/network"
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -77,7 +79,7 @@ func matchesFilter(root string, container *runner.Container, status *runner.Stat
 		}
 		return status.Health.Status == want
 	case "volume":
-		return slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Source == want || v.Target == want })
+		return slices.ContainsFunc(supervisor.VolumesOf(container), func(v volumes.Volume) bool { return v.Source == want || v.Target == want })
 	case "network":
 		return slices.ContainsFunc(networksOf(container), func(m network.Membership) bool {
 			return m.Network == want || len(want) >= 12 && strings.HasPrefix(m.ID, want)
@@ -91,7 +93,7 @@ func matchesFilter(root string, container *runner.Container, status *runner.Stat
 	case "exited":
 		return status.State == runner.StateExited && fmt.Sprint(status.ExitCode) == want
 	case "ancestor":
-		id := container.Spec.Annotations[annotationImageID]
+		id := container.Spec.Annotations[rootfs.AnnotationImageID]
 		return container.Image() == want || container.Image() == want+":latest" || len(want) >= 12 && strings.HasPrefix(strings.TrimPrefix(id, "sha256:"), want) || id == want
 	}
 	return false
@@ -101,7 +103,7 @@ func matchesFilter(root string, container *runner.Container, status *runner.Stat
 func networksOf(container *runner.Container) []network.Membership {
 	plan, err := network.ReadPlan(container.Dir())
 	if err != nil || plan == nil {
-		mode, _, _ := strings.Cut(networkMode(container), ":")
+		mode, _, _ := strings.Cut(supervisor.NetworkMode(container), ":")
 		return []network.Membership{{Network: mode}}
 	}
 	return plan.Networks

@@ -15,6 +15,7 @@ import (
 	"unionfs/internal/cmdline"
 	"unionfs/network"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 func psCommand() *cli.Command {
@@ -304,7 +305,7 @@ func removeContainer(state *runner.State, ref string, force, withVolumes bool) (
 		err = nil // --rm was faster
 	}
 	if err == nil && withVolumes {
-		err = removeAnonymous(state.Root(), container)
+		err = supervisor.RemoveAnonymous(state.Root(), container)
 	}
 	if err == nil {
 		_ = network.OpenStore(state.Root()).Sweep() // the next that may change the network does it

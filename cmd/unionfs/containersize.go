@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 	"unionfs/runner"
 )
 
@@ -32,8 +33,8 @@ func sizesOf(root string, container *runner.Container, images map[string]int64) 
 	if written, err = writtenBy(container); err != nil {
 		return 0, 0, fmt.Errorf("looking how large container %s is: %w", container.Name, err)
 	}
-	id := container.Spec.Annotations[annotationImageID]
-	if id == hostImage {
+	id := container.Spec.Annotations[rootfs.AnnotationImageID]
+	if id == rootfs.HostImage {
 		return written, 0, nil
 	}
 	if known, ok := images[id]; ok {

@@ -16,6 +16,7 @@ import (
 
 	"unionfs/archive"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 func cpCommand() *cli.Command {
@@ -61,7 +62,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container.ID)})
+			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, container.ID)})
 			if err != nil {
 				return err
 			}

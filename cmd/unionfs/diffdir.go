@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
+	"unionfs/rootfs"
 )
 
 // diffDirectory lists what an upper branch changes: that of a mount, or with --lower any.
@@ -50,7 +51,7 @@ func openLower(c *cli.Context, lower string) (cow.Branch, error) {
 		if err != nil {
 			return nil, err
 		}
-		return openImage(root, lower)
+		return rootfs.OpenImage(root, lower)
 	}
 	return cow.OpenDirBranch(lower, cow.DirOptions{})
 }

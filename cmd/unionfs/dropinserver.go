@@ -18,6 +18,7 @@ import (
 	"unionfs/fs"
 	"unionfs/holder"
 	"unionfs/overlayopts"
+	"unionfs/rootfs"
 )
 
 // startDropInServer starts the process that serves the mount, and waits for its report. The server has none of the caller's
@@ -75,8 +76,8 @@ func serveDropIn(args []string, stderr io.Writer) int {
 
 // serveOverlay mounts, and serves until it is unmounted. An interrupt unmounts it.
 func serveOverlay(line *overlayopts.CommandLine, target string, stderr io.Writer, link *holder.Link) error {
-	s, err := newServing(link)
-	if err == nil && !s.resumes() {
+	s, err := rootfs.NewServing(link)
+	if err == nil && !s.Resumes() {
 		err = checkDropInTarget(line)
 	}
 	if err != nil {
@@ -92,7 +93,7 @@ func serveOverlay(line *overlayopts.CommandLine, target string, stderr io.Writer
 }
 
 // openOverlay opens the branches and merges them.
-func openOverlay(line *overlayopts.CommandLine, s *serving, descriptors *cow.Descriptors) (*cow.Union, error) {
+func openOverlay(line *overlayopts.CommandLine, s *rootfs.Serving, descriptors *cow.Descriptors) (*cow.Union, error) {
 	owners, err := overlayOwners(line)
 	if err != nil {
 		return nil, err
@@ -124,10 +125,10 @@ func openOverlay(line *overlayopts.CommandLine, s *serving, descriptors *cow.Des
 		}
 		o.Lower = append(o.Lower, branch)
 	}
-	if !s.resumes() {
+	if !s.Resumes() {
 		awaitWork(o.Work, workLimit)
 	}
-	return s.newUnion(o)
+	return s.NewUnion(o)
 }
 
 // onMappedMount reports whether a path is on a mount that maps IDs itself (mount_setattr(2), MOUNT_ATTR_IDMAP).
@@ -171,7 +172,7 @@ const nobody = 65534
 
 // overlayOwners are the owners that the mount shows and stores.
 func overlayOwners(line *overlayopts.CommandLine) (cow.OwnerPolicy, error) {
-	policy, err := ownerPolicy()
+	policy, err := rootfs.OwnerPolicy()
 	if err != nil {
 		return policy, err
 	}
@@ -207,7 +208,7 @@ func overlayMountOptions(line *overlayopts.CommandLine, stderr io.Writer) fs.Opt
 		NoACL:       line.NoACL || line.XattrPermissions != 0, // an ACL would be in the inode's mode
 		NoWriteback: line.NoWriteback,
 		Debug:       line.Debug,
-		Logger:      newLogger(stderr, line.Debug),
+		Logger:      rootfs.NewLogger(stderr, line.Debug),
 	}
 	if o.FsName == "" {
 		o.FsName = line.Source

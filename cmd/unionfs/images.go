@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 )
 
 func pullCommand() *cli.Command {
@@ -130,48 +130,26 @@ func openStore(c *cli.Context) (*layerstore.Store, error) {
 	return layerstore.Open(root)
 }
 
-// findImage opens the store below root and finds an image, with a hint if there is none.
-func findImage(root, ref string) (*layerstore.Image, error) {
-	store, err := layerstore.Open(root)
-	if err != nil {
-		return nil, err
-	}
-	image, err := store.Image(ref)
-	if errors.Is(err, layerstore.ErrNotFound) {
-		return nil, fmt.Errorf("%w; get it with \"unionfs pull %s\", or see what there is with \"unionfs images\"", err, ref)
-	}
-	return image, err
-}
-
 // imageConfig returns what an image says about the process to run, and its ID.
 func imageConfig(root, ref, directory string) (imagespec.ImageConfig, string, error) {
-	if ref == hostImage {
-		return hostConfig(directory), hostImage, nil
+	if ref == rootfs.HostImage {
+		return imagespec.ImageConfig{Env: os.Environ(), WorkingDir: directory}, rootfs.HostImage, nil // what the caller has
 	}
-	image, err := findImage(root, ref)
+	image, err := rootfs.FindImage(root, ref)
 	if err != nil {
 		return imagespec.ImageConfig{}, "", err
 	}
 	return image.Config().Config, string(image.ID()), nil
 }
 
-// openImage opens an image as a branch.
-func openImage(root, ref string) (cow.Branch, error) {
-	image, err := findImage(root, ref)
-	if err != nil {
-		return nil, err
-	}
-	return image.Branch()
-}
-
 // imageBranch opens the image of that name as a branch for "mount".
 func imageBranch(c *cli.Context, ref string) (cow.Branch, error) {
-	if ref == hostImage {
-		return nil, fmt.Errorf("image %q is this machine's own root, which is there already; to work on a copy of it use unionfs try", hostImage)
+	if ref == rootfs.HostImage {
+		return nil, fmt.Errorf("image %q is this machine's own root, which is there already; to work on a copy of it use unionfs try", rootfs.HostImage)
 	}
 	root, err := stateRoot(c)
 	if err != nil {
 		return nil, err
 	}
-	return openImage(root, ref)
+	return rootfs.OpenImage(root, ref)
 }

@@ -13,6 +13,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 	"unionfs/runner"
 )
 
@@ -62,7 +63,7 @@ func commit(c *cli.Context, container *runner.Container, d *cow.Difference) erro
 	if err != nil {
 		return err
 	}
-	base, err := store.Image(container.Spec.Annotations[annotationImageID])
+	base, err := store.Image(container.Spec.Annotations[rootfs.AnnotationImageID])
 	if err != nil {
 		return err
 	}
@@ -121,7 +122,7 @@ Examples:
 			if _, err := findContainer(root, c.Args().First()); !errors.Is(err, runner.ErrNotFound) {
 				return withWhole(c, true, func(root string, container *runner.Container) error { return exportContainer(c, root, container) })
 			}
-			image, err := findImage(root, c.Args().First())
+			image, err := rootfs.FindImage(root, c.Args().First())
 			if err != nil {
 				return err
 			}
@@ -131,7 +132,7 @@ Examples:
 }
 
 func exportContainer(c *cli.Context, root string, container *runner.Container) error {
-	lower, err := containerBranch(root, container, &serving{})
+	lower, err := new(rootfs.Serving).ContainerBranch(root, container)
 	if err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 	if err != nil {
 		return err
 	}
-	if container.Image() == hostImage {
+	if container.Image() == rootfs.HostImage {
 		return fmt.Errorf("container %s is of this machine's own root, not of an image: see what it changed with \"unionfs diff %[1]s\"", container.Name)
 	}
 	status, err := container.Status()
@@ -182,7 +183,7 @@ func withWhole(c *cli.Context, pause bool, do func(root string, container *runne
 		return againInNamespace(c, root)
 	}
 	// A union makes whole what an interrupted one left.
-	union, err := containerUnion(c, container, &serving{})
+	union, err := new(rootfs.Serving).ContainerUnion(root, container)
 	if err != nil {
 		return err
 	}
@@ -197,11 +198,11 @@ func diffImages(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	was, err := findImage(root, c.Args().Get(0))
+	was, err := rootfs.FindImage(root, c.Args().Get(0))
 	if err != nil {
 		return err
 	}
-	now, err := findImage(root, c.Args().Get(1))
+	now, err := rootfs.FindImage(root, c.Args().Get(1))
 	if err != nil {
 		return err
 	}

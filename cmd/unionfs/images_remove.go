@@ -10,7 +10,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -65,10 +67,10 @@ func removeImage(c *cli.Context, store *layerstore.Store, ref string) error {
 		return err
 	}
 	for _, container := range containers {
-		if container.Spec.Annotations[annotationImageID] == string(image.ID()) {
+		if container.Spec.Annotations[rootfs.AnnotationImageID] == string(image.ID()) {
 			return fmt.Errorf("removing image %s: container %s was made from it; remove that first (unionfs rm %[2]s)", ref, container.Name)
 		}
-		if slices.ContainsFunc(volumesOf(container), func(v volumes.Volume) bool { return v.Image == string(image.ID()) }) {
+		if slices.ContainsFunc(supervisor.VolumesOf(container), func(v volumes.Volume) bool { return v.Image == string(image.ID()) }) {
 			return fmt.Errorf("removing image %s: container %s mounts it; remove that first (unionfs rm %[2]s)", ref, container.Name)
 		}
 	}

@@ -15,7 +15,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 func pruneCommand() *cli.Command {
@@ -115,10 +117,10 @@ func imageUsers(root string) (map[digest.Digest]int, error) {
 	}
 	users := map[digest.Digest]int{}
 	for _, container := range containers {
-		if id := digest.Digest(container.Spec.Annotations[annotationImageID]); id.Validate() == nil {
+		if id := digest.Digest(container.Spec.Annotations[rootfs.AnnotationImageID]); id.Validate() == nil {
 			users[id]++
 		}
-		for _, v := range volumesOf(container) {
+		for _, v := range supervisor.VolumesOf(container) {
 			if id := digest.Digest(v.Image); id.Validate() == nil {
 				users[id]++
 			}

@@ -13,6 +13,7 @@ import (
 
 	"unionfs/internal/testimage"
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 	"unionfs/runner"
 )
 
@@ -196,7 +197,7 @@ func (b *imageBench) container(name, image string, files ...string) {
 		Process:     &specs.Process{Args: []string{"sh", "-c", "work"}, Cwd: "/"},
 		Root:        &specs.Root{},
 		Linux:       &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}},
-		Annotations: map[string]string{annotationImageID: string(i.ID()), runner.AnnotationImage: image},
+		Annotations: map[string]string{rootfs.AnnotationImageID: string(i.ID()), runner.AnnotationImage: image},
 	}
 	c, err := state.Create(spec, runner.CreateOptions{Name: name})
 	if err != nil {

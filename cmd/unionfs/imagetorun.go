@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"unionfs/layerstore"
+	"unionfs/rootfs"
 )
 
 // imageToRunFlags say where run and create get their image, with Docker's names.
@@ -40,7 +41,7 @@ func getImageToRun(c *cli.Context, root, ref string) error {
 	if err != nil {
 		return err
 	}
-	if ref == hostImage || policy == pullNever && platform == nil {
+	if ref == rootfs.HostImage || policy == pullNever && platform == nil {
 		return nil // what is missing is said by the one who looks for it
 	}
 	store, err := layerstore.Open(root)

@@ -13,7 +13,9 @@ import (
 
 	"unionfs/layerstore"
 	"unionfs/network"
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -246,7 +248,7 @@ func detailsOf(root string, container *runner.Container, status *runner.Status) 
 	if status.Finished != nil {
 		d.State.FinishedAt = *status.Finished
 	}
-	d.Image = spec.Annotations[annotationImageID]
+	d.Image = spec.Annotations[rootfs.AnnotationImageID]
 	if d.Image == "" {
 		d.Image = container.Image()
 	}
@@ -255,7 +257,7 @@ func detailsOf(root string, container *runner.Container, status *runner.Status) 
 	d.State.Restarting, d.State.Health = status.State == runner.StateRestarting, status.Health
 	d.Config.Healthcheck = container.HealthCheck()
 	d.Config.Volumes = map[string]struct{}{}
-	for _, v := range volumesOf(container) {
+	for _, v := range supervisor.VolumesOf(container) {
 		if v.Anonymous {
 			d.Config.Volumes[v.Target] = struct{}{}
 		}

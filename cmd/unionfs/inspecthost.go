@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -65,7 +66,7 @@ type ulimit struct {
 
 func hostConfigOf(container *runner.Container) hostSettings {
 	spec := container.Spec
-	h := hostSettings{NetworkMode: networkMode(container), AutoRemove: container.AutoRemove(), VolumeDriver: "local", Runtime: "unionfs"}
+	h := hostSettings{NetworkMode: supervisor.NetworkMode(container), AutoRemove: container.AutoRemove(), VolumeDriver: "local", Runtime: "unionfs"}
 	policy := container.RestartPolicy()
 	h.RestartPolicy.Name, h.RestartPolicy.MaximumRetryCount = policy.Name, policy.Most
 	h.ReadonlyRootfs = spec.Root != nil && spec.Root.Readonly
@@ -92,7 +93,7 @@ func annotationOr(spec *specs.Spec, name, other string) string {
 }
 
 func (h *hostSettings) fillMounts(container *runner.Container) {
-	for _, v := range volumesOf(container) {
+	for _, v := range supervisor.VolumesOf(container) {
 		options := strings.Join(v.Options, ",")
 		switch {
 		case v.Kind == volumes.Tmpfs:

@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -25,7 +26,7 @@ type mountDetails struct {
 // mountsOf lists what is mounted in a container because somebody asked for it.
 func mountsOf(container *runner.Container) []mountDetails {
 	all := []mountDetails{} // [] rather than null
-	for _, v := range volumesOf(container) {
+	for _, v := range supervisor.VolumesOf(container) {
 		at := slices.IndexFunc(container.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == v.Target })
 		if at < 0 {
 			continue

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 // lifecycleFlags are those of run and create that are about how a container lives.
@@ -70,11 +71,6 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 	return annotations, nil
 }
 
-// supervisorArguments start the supervisor of a container.
-func supervisorArguments(root, id string) []string {
-	return []string{"--root", root, superviseName, id}
-}
-
 // startAhead starts the supervisor of a container that is about to be made and to run in front, unless it has to wait for
 // what others do first.
 func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
@@ -90,7 +86,7 @@ func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
 	if l.background || err != nil || joins {
 		return nil
 	}
-	return runner.StartAhead(runner.RunOptions{Supervisor: supervisorArguments(root, id), Interactive: l.interactive}, l.terminal)
+	return runner.StartAhead(runner.RunOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, id), Interactive: l.interactive}, l.terminal)
 }
 
 // startInBackground starts a container, and returns the exit code of the command that did not start as an error.
@@ -100,7 +96,7 @@ func startInBackground(c *cli.Context, root string, container *runner.Container)
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisorArguments(root, container.ID), Join: join})
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, container.ID), Join: join})
 	if err != nil {
 		return &exitError{code, err}
 	}
@@ -249,7 +245,7 @@ func runInFront(c *cli.Context, root string, container *runner.Container, ahead 
 	code, err := container.Run(c.Context, runner.RunOptions{
 		Ahead:       ahead,
 		Join:        join,
-		Supervisor:  supervisorArguments(root, container.ID),
+		Supervisor:  supervisor.Arguments(root, supervisor.Verb, container.ID),
 		Interactive: interactive,
 		DetachKeys:  keys,
 	})

@@ -10,6 +10,7 @@ import (
 
 	"unionfs/internal/cmdline"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 // version is set by the linker; see the Makefile.
@@ -17,6 +18,9 @@ var version = "unknown"
 
 func main() {
 	runner.RunIfInit() // the program may have been started as a container's init; then this doesn't return
+	if code, ok := supervisor.Main(os.Args); ok {
+		os.Exit(code)
+	}
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 

@@ -16,6 +16,7 @@ import (
 	"unionfs/cow"
 	"unionfs/fs"
 	"unionfs/holder"
+	"unionfs/rootfs"
 )
 
 func mountCommand() *cli.Command {
@@ -160,8 +161,8 @@ func parseMountOptions(values []string, o *fs.Options) error {
 
 // serveMount mounts, and serves until it is unmounted. An interrupt unmounts it.
 func serveMount(c *cli.Context, r mountRequest, link *holder.Link) error {
-	s, err := newServing(link)
-	if err == nil && !s.resumes() {
+	s, err := rootfs.NewServing(link)
+	if err == nil && !s.Resumes() {
 		err = checkTarget(r)
 	}
 	if err != nil {
@@ -174,17 +175,17 @@ func serveMount(c *cli.Context, r mountRequest, link *holder.Link) error {
 	if err != nil {
 		return fmt.Errorf("mounting %s: %w", r.target, err)
 	}
-	r.fs.Logger = newLogger(c.App.ErrWriter, r.fs.Debug)
+	r.fs.Logger = rootfs.NewLogger(c.App.ErrWriter, r.fs.Debug)
 	return serveUnion(union, r.target, r.fs, c.App.ErrWriter, s)
 }
 
 // serveUnion mounts a union, and serves until it is unmounted; then it closes the union. An interrupt unmounts it.
-func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer, s *serving) error {
+func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer, s *rootfs.Serving) error {
 	// Before anybody can see the mount, and end it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	server, err := s.mount(union, target, o)
+	server, err := s.Mount(union, target, o)
 	if err != nil {
 		return errors.Join(err, union.Close())
 	}
@@ -197,7 +198,7 @@ func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer,
 			}
 		}
 	}()
-	if err = s.ready(union); err != nil {
+	if err = s.Ready(union); err != nil {
 		// Whoever waits for the mount has gone: nobody would know that there is one.
 		err = errors.Join(err, server.Unmount())
 	}
@@ -206,7 +207,7 @@ func serveUnion(union *cow.Union, target string, o fs.Options, stderr io.Writer,
 }
 
 // openUnion opens the branches of the request and merges them.
-func openUnion(c *cli.Context, r mountRequest, s *serving, descriptors *cow.Descriptors) (*cow.Union, error) {
+func openUnion(c *cli.Context, r mountRequest, s *rootfs.Serving, descriptors *cow.Descriptors) (*cow.Union, error) {
 	o := cow.Options{Upper: r.upper, Work: r.work, Descriptors: descriptors}
 	closeAll := func() {
 		for _, b := range o.Lower {
@@ -223,14 +224,14 @@ func openUnion(c *cli.Context, r mountRequest, s *serving, descriptors *cow.Desc
 	}
 	if r.image != "" {
 		image := r.image
-		if s.resumes() {
-			image = s.kept.Image
+		if s.Resumes() {
+			image = s.Image
 		}
 		branch, err := imageBranch(c, image)
 		if err != nil {
 			return nil, err
 		}
-		s.kept.Image = branch.Describe()
+		s.Image = branch.Describe()
 		o.Lower = append(o.Lower, branch)
 	}
 	// With no upper directory, cow.New says so; no work directory should be left of that.
@@ -240,7 +241,7 @@ func openUnion(c *cli.Context, r mountRequest, s *serving, descriptors *cow.Desc
 			return nil, fmt.Errorf("making the work directory: %w", err)
 		}
 	}
-	return s.newUnion(o)
+	return s.NewUnion(o)
 }
 
 // checkTarget refuses a target that has something mounted on it or is within a branch: a server that

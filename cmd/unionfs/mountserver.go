@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"net"
 	"os"
@@ -62,12 +61,21 @@ func serveInBackground(c *cli.Context, r mountRequest) error {
 	return &exitError{code: exitCode(err)}
 }
 
-func newLogger(w io.Writer, debug bool) *slog.Logger {
-	level := slog.LevelInfo
-	if debug {
-		level = slog.LevelDebug
+// linkOrHold is the beginning of a process of a mount in the background. The server goes on with a link; the holder does all that it
+// has to do in it, and held is then true.
+func linkOrHold(args []string, target string) (link *holder.Link, held bool, err error) {
+	link, err = holder.Attach()
+	if err != nil || link != nil {
+		return link, false, err
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	mount, err := holder.Held(args, target)
+	if err != nil {
+		return nil, true, err
+	}
+	if err := mount.Hold(); err != nil {
+		return nil, true, &exitError{code: holder.ExitCode(err)}
+	}
+	return nil, true, nil
 }
 
 // A server listens on an abstract socket that is named for its mount's device number, which no other mount has while it

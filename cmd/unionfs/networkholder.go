@@ -15,6 +15,7 @@ import (
 
 	"unionfs/network"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 const holderName = "hold-networks"
@@ -112,7 +113,7 @@ func joinOf(root string, container *runner.Container) (join *runner.Join, releas
 
 func networkJoin(root string, container *runner.Container) (join *runner.Join, release func(), err error) {
 	release = func() {}
-	mode := networkMode(container)
+	mode := supervisor.NetworkMode(container)
 	if ref, ok := strings.CutPrefix(mode, "container:"); ok {
 		user, err := userNamespaceOf(root, ref)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"unionfs/network"
 	"unionfs/runner"
+	"unionfs/supervisor"
 )
 
 func portCommand() *cli.Command {
@@ -135,7 +136,7 @@ func networkSettingsOf(root string, container *runner.Container) networkSettings
 	s := networkSettings{Ports: map[string][]portBinding{}, Networks: map[string]networkConnection{}}
 	plan, err := network.ReadPlan(container.Dir())
 	if err != nil || plan == nil {
-		mode := networkMode(container)
+		mode := supervisor.NetworkMode(container)
 		if !strings.HasPrefix(mode, "container:") {
 			s.Networks[mode] = networkConnection{}
 		}

@@ -10,7 +10,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -105,7 +107,7 @@ Examples:
 				return asRunFailure(err)
 			}
 			return asRunFailure(runContainer(c, launch{
-				image:       hostImage,
+				image:       rootfs.HostImage,
 				args:        c.Args().Slice(),
 				interactive: true,
 				terminal:    term.IsTerminal(0) && term.IsTerminal(1),
@@ -253,10 +255,10 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 	if err != nil {
 		return "", nil, err
 	}
-	annotations[annotationImageID] = imageID
-	annotations[annotationNetwork] = request.network.mode
-	if l.image != hostImage {
-		image, err := findImage(root, imageID)
+	annotations[rootfs.AnnotationImageID] = imageID
+	annotations[supervisor.AnnotationNetwork] = request.network.mode
+	if l.image != rootfs.HostImage {
+		image, err := rootfs.FindImage(root, imageID)
 		if err != nil {
 			return "", nil, err
 		}
@@ -275,7 +277,7 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 		User:        user,
 		AutoRemove:  c.Bool("rm"),
 		Annotations: annotations,
-		KeepEtc:     l.image == hostImage,
+		KeepEtc:     l.image == rootfs.HostImage,
 		Hosts:       request.network.hosts,
 		Groups:      request.isolation.groups,
 	})
@@ -320,7 +322,7 @@ func runContainer(c *cli.Context, l launch) error {
 func removeUnstarted(root string, container *runner.Container) {
 	if state, err := runner.OpenState(root); err == nil && container.AutoRemove() {
 		if state.Remove(container) == nil {
-			_ = removeAnonymous(root, container)
+			_ = supervisor.RemoveAnonymous(root, container)
 		}
 	}
 }
@@ -330,6 +332,3 @@ func isOurFailure(err error) bool {
 	coded, ok := err.(*exitError)
 	return err != nil && (!ok || coded.err != nil)
 }
-
-// annotationImageID names the image that a container was made from for ever, also when its reference moves on.
-const annotationImageID = "unionfs.image.id"

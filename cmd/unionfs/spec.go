@@ -13,7 +13,9 @@ import (
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -92,7 +94,7 @@ func newSpec(config imagespec.ImageConfig, r processRequest, claim *volumes.Clai
 
 // ownAnnotation reports whether an annotation is one that unionfs keeps for itself.
 func ownAnnotation(name string) bool {
-	return strings.HasPrefix(name, "io.unionfs.") || name == annotationImageID || name == annotationNetwork || name == runner.AnnotationStopSignal
+	return strings.HasPrefix(name, "io.unionfs.") || name == rootfs.AnnotationImageID || name == supervisor.AnnotationNetwork || name == runner.AnnotationStopSignal
 }
 
 // mergeEnv sets the variables of add in base. Each stays where it was first set.

@@ -12,7 +12,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"unionfs/cow"
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -54,7 +56,7 @@ func TestNewSpec(t *testing.T) {
 	root := t.TempDir()
 	spec, err := newSpec(imagespec.ImageConfig{
 		Cmd: []string{"true"}, Env: []string{"PATH=/image", "A=image", "B=image"}, WorkingDir: "srv", StopSignal: "SIGQUIT",
-		Labels: map[string]string{"x": "image", "y": "image", "io.unionfs.auto-remove": "true", annotationImageID: "other"},
+		Labels: map[string]string{"x": "image", "y": "image", "io.unionfs.auto-remove": "true", rootfs.AnnotationImageID: "other"},
 	}, processRequest{
 		env: []string{"B=flag", "C=flag"}, labels: map[string]string{"y": "flag"}, workdir: "", hostname: "box", readOnly: true, terminal: true, network: networkRequest{mode: "host"},
 		volumes: []volumes.Volume{{Kind: volumes.Tmpfs, Target: "/dev/shm"}, {Kind: volumes.Tmpfs, Target: "/a/b"}, {Kind: volumes.Tmpfs, Target: "/a"}},
@@ -68,10 +70,10 @@ func TestNewSpec(t *testing.T) {
 	if spec.Process.Cwd != "/srv" || spec.Hostname != "box" || !spec.Root.Readonly || !spec.Process.Terminal {
 		t.Errorf("%+v", spec)
 	}
-	if kept := spec.Annotations[annotationVolumes]; !strings.Contains(kept, `"target":"/a/b"`) {
+	if kept := spec.Annotations[supervisor.AnnotationVolumes]; !strings.Contains(kept, `"target":"/a/b"`) {
 		t.Errorf("the volumes are kept as %q", kept)
 	}
-	delete(spec.Annotations, annotationVolumes)
+	delete(spec.Annotations, supervisor.AnnotationVolumes)
 	if want := map[string]string{"x": "image", "y": "flag", runner.AnnotationStopSignal: "SIGQUIT"}; !reflect.DeepEqual(spec.Annotations, want) {
 		t.Errorf("annotations %v, want %v", spec.Annotations, want)
 	}

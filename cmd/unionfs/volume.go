@@ -11,7 +11,9 @@ import (
 	"github.com/docker/go-units"
 	"github.com/urfave/cli/v2"
 
+	"unionfs/rootfs"
 	"unionfs/runner"
+	"unionfs/supervisor"
 	"unionfs/volumes"
 )
 
@@ -182,7 +184,7 @@ func filteredVolumes(root string, store *volumes.Store, filters []string) ([]*vo
 	if err != nil {
 		return nil, err
 	}
-	users, err := volumeUsers(root)
+	users, err := supervisor.VolumeUsers(root)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +259,7 @@ Example:
 			}
 			var failed []error
 			for _, name := range c.Args().Slice() {
-				err := store.Remove(name, namesOfUsers(root))
+				err := store.Remove(name, supervisor.NamesOfUsers(root))
 				switch {
 				case err == nil:
 					noteVolume(state, "destroy", name)
@@ -327,7 +329,7 @@ func pruneVolumes(c *cli.Context, root string, store *volumes.Store) error {
 	}
 	for _, info := range unused {
 		size := store.Size(info.Name)
-		err := store.Remove(info.Name, namesOfUsers(root))
+		err := store.Remove(info.Name, supervisor.NamesOfUsers(root))
 		var inUse *volumes.InUseError
 		switch {
 		case err == nil:
@@ -418,7 +420,7 @@ Examples:
 			if _, err := store.Create(name, volumes.CreateOptions{}); err != nil {
 				return err
 			}
-			oneID, err := hasOneID()
+			oneID, err := rootfs.HasOneID()
 			if err != nil {
 				return err
 			}

@@ -16,8 +16,9 @@ import (
 const Self = "/proc/self/exe"
 
 // Companion opens the program of that name which lies beside the running one, whose path is running. It is nil unless that is as
-// trustworthy as the running one (who may put a file into the directory, or change this one, can replace that too), and was built
-// together with it: the two exchange what no other version need understand. open opens a file of a directory, at least as O_PATH.
+// trustworthy as the running one (who may put a file into the directory, or change this one, can replace that too), can be executed,
+// and was built together with it: the two exchange what no other version need understand. open opens a file of a directory, at least
+// as O_PATH.
 func Companion(running, name string, open func(dir int, name string) (fd int, err error)) *os.File {
 	dir, err := unix.Open(filepath.Dir(running), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -33,6 +34,7 @@ func Companion(running, name string, open func(dir int, name string) (fd int, er
 	const writable = 0o022 // by others than the owner
 	ok := unix.Fstat(dir, &around) == nil && around.Mode&writable == 0 &&
 		unix.Fstat(fd, &found) == nil && found.Mode&unix.S_IFMT == unix.S_IFREG && found.Mode&writable == 0 &&
+		unix.Faccessat(fd, "", unix.X_OK, unix.AT_EMPTY_PATH|unix.AT_EACCESS) == nil &&
 		sameBuild(Self, fmt.Sprintf("/proc/self/fd/%d", fd))
 	if !ok {
 		f.Close()

@@ -1,4 +1,4 @@
-package main
+package supervisor
 
 import (
 	"errors"
@@ -8,12 +8,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
 	"unionfs/fs"
 	"unionfs/holder"
+	"unionfs/internal/executable"
+	"unionfs/rootfs"
 	"unionfs/runner"
 )
 
@@ -32,7 +33,7 @@ const (
 type containerRoot struct {
 	root      string // of the state
 	container *runner.Container
-	serving   serving
+	serving   rootfs.Serving
 
 	mu        sync.RWMutex // held shared while union is used
 	target    string
@@ -47,12 +48,12 @@ type containerRoot struct {
 }
 
 // serveFirst serves the union in this process, for now. It closes the union, also when it fails.
-func (r *containerRoot) serveFirst(c *cli.Context, union *cow.Union, target string) (unmount func() error, err error) {
+func (r *containerRoot) serveFirst(union *cow.Union, target string) (unmount func() error, err error) {
 	journal, err := fs.NewJournal()
 	if err != nil {
 		return nil, errors.Join(err, union.Close())
 	}
-	o := rootOptions(c, r.container)
+	o := rootOptions(r.container)
 	o.Journal = journal
 	server, err := fs.Mount(union, target, o)
 	if err != nil {
@@ -66,10 +67,9 @@ func (r *containerRoot) serveFirst(c *cli.Context, union *cow.Union, target stri
 }
 
 // holdFromTheStart has another process serve the root, which opens the union anew.
-func (r *containerRoot) holdFromTheStart(_ *cli.Context, union *cow.Union, target string) (unmount func() error, err error) {
-	if r.serving.hostTree != nil {
-		r.serving.hostTree.Close() // it is the first server's to say what is in it
-		r.serving.hostTree = nil
+func (r *containerRoot) holdFromTheStart(union *cow.Union, target string) (unmount func() error, err error) {
+	if tree := r.serving.ForgetHostTree(); tree != nil {
+		tree.Close() // it is the first server's to say what is in it
 	}
 	if err := union.Close(); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (r *containerRoot) holdFromTheStart(_ *cli.Context, union *cow.Union, targe
 	ready := make(chan struct{})
 	r.mu.Lock()
 	r.target, r.ending = target, false
-	held, err := r.hold(holder.Config{Log: newLogger(os.Stderr, false), Ready: func() error { close(ready); return nil }})
+	held, err := r.hold(holder.Config{Log: rootfs.NewLogger(os.Stderr, false), Ready: func() error { close(ready); return nil }})
 	r.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -92,12 +92,12 @@ func (r *containerRoot) holdFromTheStart(_ *cli.Context, union *cow.Union, targe
 
 // hold runs the holder of the root. The caller holds mu.
 func (r *containerRoot) hold(c holder.Config) (held chan error, err error) {
-	program, err := os.Open("/proc/self/exe")
+	program, err := os.Open(executable.Self)
 	if err != nil {
 		return nil, err
 	}
 	target := r.target
-	c.Program, c.Args, c.Embedded, c.Device = program, []string{"--root", r.root, serveRootName, r.container.ID}, true, keptDevice
+	c.Program, c.Args, c.Embedded, c.Device = program, Arguments(r.root, ServeVerb, r.container.ID), true, holder.KeptDevice
 	c.Questions = holder.NewQuestions()
 	c.Upgrades = func() (*holder.Listener, error) { return holder.ListenFor(target) }
 	held = make(chan error, 1)
@@ -107,7 +107,7 @@ func (r *containerRoot) hold(c holder.Config) (held chan error, err error) {
 		program.Close()
 		r.mu.Lock()
 		if r.union != nil { // nobody could take it over
-			c.First.Kept.Files[keptDevice].Close()
+			c.First.Kept.Files[holder.KeptDevice].Close()
 		}
 		if r.union != nil && !r.ending {
 			r.held, r.questions = nil, nil
@@ -125,7 +125,7 @@ func (r *containerRoot) handOverSoon() {
 	defer r.mu.Unlock()
 	// Another server finds the files that the kernel knows by listing the tree from the top: with this machine's own root, a
 	// short command would wait for that to be walked, network file systems and all.
-	if r.union != nil && !r.ending && r.container.Image() != hostImage {
+	if r.union != nil && !r.ending && r.container.Image() != rootfs.HostImage {
 		r.later = time.AfterFunc(handOverAfter, r.handOver)
 	}
 }
@@ -163,7 +163,7 @@ func (r *containerRoot) startHandOver(log *slog.Logger) error {
 		session.Device.Close()
 		return errors.New("the kernel can't send requests again; that takes Linux 6.9")
 	}
-	kept, err := r.serving.toKeep(session, r.journal)
+	kept, err := r.serving.ToKeep(session, r.journal)
 	if err == nil {
 		first := &holder.First{Kept: kept, Ended: r.server.Done(), Leave: r.leave}
 		_, err = r.hold(holder.Config{First: first, Log: log})
@@ -185,9 +185,10 @@ func (r *containerRoot) leave() error {
 		return err
 	}
 	err := r.union.Leave()
-	r.union, r.server, r.journal, r.serving.hostTree = nil, nil, nil, nil // what is kept is the holder's
+	r.union, r.server, r.journal = nil, nil, nil
+	r.serving.ForgetHostTree() // what is kept is the holder's
 	if err != nil {
-		newLogger(os.Stderr, false).Warn("leaving a union", "err", err) // it is left all the same
+		rootfs.NewLogger(os.Stderr, false).Warn("leaving a union", "err", err) // it is left all the same
 	}
 	go debug.FreeOSMemory()
 	return nil

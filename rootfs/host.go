@@ -1,22 +1,16 @@
-package main
+package rootfs
 
 import (
 	"fmt"
 	"os"
 
-	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"unionfs/cow"
 )
 
-// hostImage is the reserved image reference for the machine's own root.
-const hostImage = "host"
-
-// hostConfig is the image configuration of the machine's own root: what the caller has.
-func hostConfig(directory string) imagespec.ImageConfig {
-	return imagespec.ImageConfig{Env: os.Environ(), WorkingDir: directory}
-}
+// HostImage is the reserved image reference for the machine's own root.
+const HostImage = "host"
 
 // hostTree are all mounts that this process can see, as they are now, cloned to a tree of their own, detached from any mount
 // namespace, so that no mount made later, such as a union's own, appears in it.
