@@ -106,9 +106,6 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 		defer close(done)
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		if err = p.signals.release(); err != nil {
-			return
-		}
 		if pid, err = p.restrict(masks); err != nil {
 			return
 		}

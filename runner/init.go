@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -23,11 +24,11 @@ type containerInit struct {
 	filter  chan *os.File // where its filter is, if that comes later
 	mounted chan struct{} // closed when the container has its root
 	wire    *wire
-	ready   chan struct{} // closed when the terminal is set up
-	sealed  chan struct{} // closed when its program is out of the container's reach
-	network chan struct{} // closed when the container has its network
-	null    *os.File      // the host's /dev/null, open for reading and writing
-	signals *initSignals
+	ready   chan struct{}  // closed when the terminal is set up
+	sealed  chan struct{}  // closed when its program is out of the container's reach
+	network chan struct{}  // closed when the container has its network
+	null    *os.File       // the host's /dev/null, open for reading and writing
+	signals chan os.Signal // all that P2 gets, from before the command runs on
 	others  *otherCommands
 	owners  *ownerKeeper // nil if there is nothing to keep
 	guard   *os.File     // what it ends the container by, where its own end doesn't; see openGuard
@@ -45,7 +46,7 @@ func runInit() int {
 	settle := postponeCollection()
 	p := &containerInit{
 		config: make(chan *os.File, 1), filter: make(chan *os.File, 1), mounted: make(chan struct{}), wire: &wire{fd: initWireFD}, ready: make(chan struct{}), sealed: make(chan struct{}), network: make(chan struct{}),
-		signals: newInitSignals(), others: newOtherCommands(),
+		signals: make(chan os.Signal, 64), others: newOtherCommands(),
 		guard: inheritGuard(os.Args[1:]), forking: &sync.Mutex{},
 	}
 	if p.guard != nil {
@@ -63,7 +64,6 @@ func runInit() int {
 		return startCode(err)
 	}
 	settle()
-	p.signals.commandRuns()
 	code := p.reap(command)
 	_ = p.wire.send(message{Kind: msgExited, Code: code})
 	p.endOthers()
@@ -105,7 +105,7 @@ func (p *containerInit) followSupervisor() {
 		switch m.Kind {
 		case msgSignal:
 			select {
-			case p.signals.all <- syscall.Signal(m.Signal):
+			case p.signals <- syscall.Signal(m.Signal):
 			default: // as many wait already as the kernel would keep of them
 			}
 		case msgReady:
@@ -129,7 +129,12 @@ func (p *containerInit) setUp() (int, error) {
 	}
 	p.cfg = lean.full()
 	<-p.mounted
-	caught := p.signals.catchOthers()
+	// Go's runtime passes each of them between two threads first, for which the set-up need not wait.
+	caught := make(chan struct{})
+	go func() {
+		signal.Notify(p.signals)
+		close(caught)
+	}()
 	// By O_NONBLOCK or not, the mode of new mount points is ours to say.
 	unix.Umask(0)
 	if p.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
@@ -271,7 +276,7 @@ func (p *containerInit) reap(command int) int {
 			unix.SIGURG,  // Go's scheduler sends it to itself
 			unix.SIGPIPE,
 		}
-		for s := range p.signals.all {
+		for s := range p.signals {
 			if !slices.Contains(ignored, s) {
 				// The command is our child and is reaped below; if it has ended meanwhile, its PID may have gone
 				// to another process of the container for a moment, whose end is near anyway.

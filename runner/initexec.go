@@ -63,7 +63,6 @@ func (p *containerInit) exec(m message, fds []int) {
 	w := &wire{fd: fds[3]}
 	defer w.close()
 	<-p.others.running
-	p.signals.catch()
 	e := &execution{init: p, request: m.Exec, wire: w}
 	for i, fd := range fds[:3] {
 		e.stdio = append(e.stdio, os.NewFile(uintptr(fd), fmt.Sprint("stream ", i)))

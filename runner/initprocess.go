@@ -358,7 +358,7 @@ func (p *initProcess) start() error {
 		// one, and can be without on an older kernel.
 		_ = unix.Unshare(unix.CLONE_NEWTIME)
 	}
-	if err := p.shared.within(func() error { return holdingBack(p.fork) }); err != nil {
+	if err := p.shared.within(p.fork); err != nil {
 		return fmt.Errorf("making the container's namespaces: %w", err)
 	}
 	p.shared.close()

@@ -26,8 +26,8 @@ func signalState(t *testing.T, status string) (waiting, ignored uint64) {
 	return waiting, ignored
 }
 
-// TestCommandsSignals: that P2 is started with signals held back is nothing that its commands see. They may ignore what was
-// ignored where the tests were started.
+// TestCommandsSignals: no signal is blocked or ignored for a command, whatever P2 does with it. Commands may ignore what was ignored
+// where the tests were started.
 func TestCommandsSignals(t *testing.T) {
 	_, before := signalState(t, string(must1(os.ReadFile("/proc/self/status"))))
 	check := func(t *testing.T, which, status string) {
@@ -45,17 +45,16 @@ func TestCommandsSignals(t *testing.T) {
 	})
 }
 
-// TestSignalsToInit: what PID 1 of a container gets from inside goes to its command, from the first moment on. One signal is of
-// those that P2 is started without, one can't be held back, one is a real-time one.
+// TestSignalsToInit: what PID 1 of a container gets from inside goes to its command, from the first moment on. One of the
+// signals is one that Go's runtime acts on itself, one a real-time one.
 func TestSignalsToInit(t *testing.T) {
 	inEveryWorld(t, func(t *testing.T, w *ward) {
-		for _, signal := range []int{10, 11, 40} {
+		for _, signal := range []int{10, 11, 15, 40} {
 			script := fmt.Sprintf("trap 'exit 3' %[1]d; kill -%[1]d 1; while :; do sleep 0.1; done", signal)
 			if res := w.run(w.shell(script)); res.code != 3 {
 				t.Errorf("signal %d: %+v", signal, res)
 			}
 		}
-		// Twice, before and after they are caught.
 		script := "n=0; trap 'n=$((n+1)); [ $n -lt 2 ] || exit 4' USR1; trap 'exit 5' TERM; kill -USR1 1; while [ $n -lt 1 ]; do sleep 0.1; done; kill -USR1 1; while :; do sleep 0.1; done"
 		if res := w.run(w.shell(script)); res.code != 4 {
 			t.Errorf("one signal after another: %+v", res)
