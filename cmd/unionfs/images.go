@@ -130,18 +130,6 @@ func openStore(c *cli.Context) (*layerstore.Store, error) {
 	return layerstore.Open(root)
 }
 
-// imageConfig returns what an image says about the process to run, and its ID.
-func imageConfig(root, ref, directory string) (imagespec.ImageConfig, string, error) {
-	if ref == rootfs.HostImage {
-		return imagespec.ImageConfig{Env: os.Environ(), WorkingDir: directory}, rootfs.HostImage, nil // what the caller has
-	}
-	image, err := rootfs.FindImage(root, ref)
-	if err != nil {
-		return imagespec.ImageConfig{}, "", err
-	}
-	return image.Config().Config, string(image.ID()), nil
-}
-
 // imageBranch opens the image of that name as a branch for "mount".
 func imageBranch(c *cli.Context, ref string) (cow.Branch, error) {
 	if ref == rootfs.HostImage {

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
 	"unionfs/layerstore"
@@ -27,49 +29,54 @@ const (
 	pullNever   = "never"
 )
 
-// getImageToRun sees to it that the image is in the store, as --pull and --platform say.
-func getImageToRun(c *cli.Context, root, ref string) error {
+// imageToRun returns the image, which it pulls if --pull and --platform say so; nil for this machine's own root.
+func imageToRun(c *cli.Context, root, ref string) (*layerstore.Image, error) {
 	policy := c.String("pull")
 	switch policy {
 	case pullMissing, pullAlways, pullNever:
 	case "": // a verb without the flag
 		policy = pullNever
 	default:
-		return usageError("--pull %q: want missing, always or never", policy)
+		return nil, usageError("--pull %q: want missing, always or never", policy)
 	}
 	platform, err := platformOf(c)
-	if err != nil {
-		return err
+	if err != nil || ref == rootfs.HostImage {
+		return nil, err
 	}
-	if ref == rootfs.HostImage || policy == pullNever && platform == nil {
-		return nil // what is missing is said by the one who looks for it
+	if policy == pullNever && platform == nil {
+		return rootfs.FindImage(root, ref)
 	}
 	store, err := layerstore.Open(root)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	image, missing := store.Image(ref)
 	switch {
 	case missing != nil && !errors.Is(missing, layerstore.ErrNotFound):
-		return missing
+		return nil, missing
 	case missing == nil && policy != pullAlways && (platform == nil || image.Config().OS == platform.OS && image.Config().Architecture == platform.Architecture):
-		return nil
+		return image, nil
 	case policy == pullNever && missing == nil:
-		return fmt.Errorf("image %s is for %s/%s here, not for %s, and --pull never keeps from getting that one", ref, image.Config().OS, image.Config().Architecture, c.String("platform"))
-	case policy == pullNever:
-		return nil
-	}
-	if missing != nil && layerstore.CheckName(ref) != nil {
-		return nil // the start of an ID, say: there is nothing to pull
+		return nil, fmt.Errorf("image %s is for %s/%s here, not for %s, and --pull never keeps from getting that one", ref, image.Config().OS, image.Config().Architecture, c.String("platform"))
+	case policy == pullNever, missing != nil && layerstore.CheckName(ref) != nil: // the start of an ID, say: there is nothing to pull
+		return rootfs.FindImage(root, ref) // which says that it is missing
 	}
 	if missing != nil && !c.Bool("quiet") {
 		fmt.Fprintf(c.App.ErrWriter, "unionfs: image %s is not here: pulling it\n", ref)
 	}
 	progress := newLayersProgress(c)
-	_, err = store.Pull(c.Context, ref, layerstore.PullOptions{Insecure: c.Bool("insecure"), Platform: platform, Progress: progress.tell})
+	image, err = store.Pull(c.Context, ref, layerstore.PullOptions{Insecure: c.Bool("insecure"), Platform: platform, Progress: progress.tell})
 	progress.end()
 	if err != nil && missing != nil {
-		return fmt.Errorf("image %s is not here (\"unionfs images\" lists what is), and could not be had: %w", ref, err)
+		return nil, fmt.Errorf("image %s is not here (\"unionfs images\" lists what is), and could not be had: %w", ref, err)
 	}
-	return err
+	return image, err
+}
+
+// configToRun returns what an image says about the process to run, and its ID. Without an image it is what the caller has.
+func configToRun(image *layerstore.Image, directory string) (imagespec.ImageConfig, string) {
+	if image == nil {
+		return imagespec.ImageConfig{Env: os.Environ(), WorkingDir: directory}, rootfs.HostImage
+	}
+	return image.Config().Config, string(image.ID())
 }

@@ -211,13 +211,11 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 	if err != nil {
 		return "", nil, err
 	}
-	if err := getImageToRun(c, root, l.image); err != nil {
-		return "", nil, err
-	}
-	config, imageID, err := imageConfig(root, l.image, directory)
+	image, err := imageToRun(c, root, l.image)
 	if err != nil {
 		return "", nil, err
 	}
+	config, imageID := configToRun(image, directory)
 	writeID, err := openIDFile(c.String("cidfile"))
 	if err != nil {
 		return "", nil, err
@@ -257,11 +255,7 @@ func createContainer(c *cli.Context, l launch, id string) (string, *runner.Conta
 	}
 	annotations[rootfs.AnnotationImageID] = imageID
 	annotations[supervisor.AnnotationNetwork] = request.network.mode
-	if l.image != rootfs.HostImage {
-		image, err := rootfs.FindImage(root, imageID)
-		if err != nil {
-			return "", nil, err
-		}
+	if image != nil {
 		health, err := healthAnnotation(c, image.RawConfig())
 		if err != nil {
 			return "", nil, err
