@@ -72,11 +72,12 @@ func startForRun(o RunOptions, terminal bool, mode string) (*wire, *exec.Cmd, er
 	return w, cmd, nil
 }
 
-// AwaitContainer is called in a supervisor's process before it looks for its container, which may not be there yet. It returns
-// false if there won't be one, and the process is of no use then. What else it returns is for [Hooks], and the goroutine that called it
-// has to call [Supervise].
-func AwaitContainer() (*EarlyInit, bool) {
+// AwaitContainer is called in a supervisor's process before it looks for its container, which may not be there yet. It calls made once it
+// is: what is read then, by another goroutine, is read while the container's init is started. It returns false if there won't be one, and the
+// process is of no use then. What else it returns is for [Hooks], and the goroutine that called it has to call [Supervise].
+func AwaitContainer(made func()) (*EarlyInit, bool) {
 	if os.Getenv(supervisorModeVariable) != modeAhead {
+		made()
 		return nil, true
 	}
 	os.Unsetenv(supervisorModeVariable)
@@ -89,6 +90,7 @@ func AwaitContainer() (*EarlyInit, bool) {
 	if err != nil || m.Kind != msgMade {
 		return nil, false
 	}
+	made()
 	if !m.Usual {
 		return nil, true
 	}

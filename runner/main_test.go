@@ -205,7 +205,7 @@ func waitContainer(args []string) (int, error) {
 }
 
 func superviseOn(args []string) (int, error) {
-	early, ok := AwaitContainer()
+	early, ok := AwaitContainer(func() {})
 	if !ok {
 		return exitOurs, nil
 	}

@@ -60,11 +60,19 @@ const (
 
 // supervise is a container's supervisor.
 func supervise(root, id string) error {
-	early, ok := runner.AwaitContainer()
+	var container *runner.Container
+	var err error
+	found := make(chan struct{})
+	early, ok := runner.AwaitContainer(func() {
+		go func() {
+			container, err = find(root, id)
+			close(found)
+		}()
+	})
 	if !ok {
 		return errSaid
 	}
-	container, err := find(root, id)
+	<-found
 	if err != nil {
 		return err
 	}
