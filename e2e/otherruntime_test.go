@@ -49,6 +49,27 @@ func TestOtherRuntime(t *testing.T) {
 			if r := c.try(t, "exec", "back", "sh", "-c", "exit 9"); r.code != 9 {
 				t.Errorf("exec: %+v", r)
 			}
+			if r := c.try(t, "exec", "back", "nosuchcommand"); r.code != 127 || !strings.Contains(r.stderr, "nosuchcommand") {
+				t.Errorf("exec of what isn't there: %+v", r)
+			}
+			if got := c.must(t, "exec", "-t", "back", "sh", "-c", "tty; test -t 0 && test -t 2 && echo terminal"); !strings.HasPrefix(got, "/dev/pts/") || !strings.HasSuffix(got, "\r\nterminal\r\n") {
+				t.Errorf("exec -t: %q", got)
+			}
+			if r := run(t, withInput(c.command(t, shared.unionfs, "exec", "-it", "back", "sh"), "exit 8\n")); r.code != 8 {
+				t.Errorf("exec -it: %+v", r)
+			}
+			c.must(t, "exec", "-d", "back", "sh", "-c", "echo there >/beside; exec sleep 1000")
+			waitFor(t, func() bool { return c.try(t, "exec", "back", "cat", "/beside").stdout == "there\n" })
+			c.must(t, "exec", "back", "rm", "/beside")
+			// Whose caller is gone, a command ends.
+			caller := c.command(t, shared.unionfs, "exec", "back", "sh", "-c", "trap 'touch /asked; exit' TERM; touch /waits; while :; do sleep 0.02; done")
+			if err := caller.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, func() bool { return c.try(t, "exec", "back", "rm", "/waits").code == 0 })
+			caller.Process.Kill()
+			caller.Wait()
+			waitFor(t, func() bool { return c.try(t, "exec", "back", "rm", "/asked").code == 0 })
 			c.must(t, "stop", "back")
 			if got := c.must(t, "logs", "back"); got != "started\nended\n" {
 				t.Errorf("logs: %q", got)

@@ -122,7 +122,7 @@ func (b *byRuntime) run() (code int, err error) {
 	terminal := b.container.Spec.Process.Terminal
 	var console *runtimeConsole
 	if terminal {
-		if console, err = listenForConsole(filepath.Join(b.bundle(), "console")); err != nil {
+		if console, err = listenForConsole(); err != nil {
 			return exitOurs, err
 		}
 		defer console.close()
@@ -137,15 +137,11 @@ func (b *byRuntime) run() (code int, err error) {
 	if err != nil {
 		return b.failure("create", err)
 	}
-	data, err := os.ReadFile(pidFile)
-	if err == nil {
-		var pid int
-		pid, err = strconv.Atoi(string(bytes.TrimSpace(data)))
-		b.pid.Store(int64(pid))
-	}
+	pid, err := b.readPID(pidFile)
 	if err != nil {
-		return exitOurs, fmt.Errorf("%s left no number of the container's process: %w", filepath.Base(b.program), err)
+		return exitOurs, err
 	}
+	b.pid.Store(int64(pid))
 	go b.follow()
 	if b.aborted.Load() {
 		b.kill()
@@ -173,7 +169,20 @@ func (b *byRuntime) run() (code int, err error) {
 	if err := b.wire.send(message{Kind: msgStarted, Paths: places}); err != nil {
 		return exitOurs, err
 	}
-	return exitCode(syscall.WaitStatus(waitFor(int(b.pid.Load())))), nil
+	return exitCode(syscall.WaitStatus(waitFor(pid))), nil
+}
+
+// readPID reads the file in which the runtime leaves the number of a process that it started.
+func (b *byRuntime) readPID(file string) (int, error) {
+	data, err := os.ReadFile(file)
+	var pid int
+	if err == nil {
+		pid, err = strconv.Atoi(string(bytes.TrimSpace(data)))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s left no number of its process: %w", filepath.Base(b.program), err)
+	}
+	return pid, nil
 }
 
 // failure says why the runtime failed, by the last line of its log, in one line.
@@ -217,98 +226,6 @@ func (b *byRuntime) follow() {
 		}
 		closeAll(fds)
 	}
-}
-
-// exec runs another command for the process at the other end of the last of fds.
-func (b *byRuntime) exec(m message, fds []int) {
-	if len(fds) != 4 || m.Exec == nil {
-		closeAll(fds)
-		return
-	}
-	w := &wire{fd: fds[3]}
-	defer w.close()
-	var streams [3]*os.File
-	for i := range streams {
-		streams[i] = os.NewFile(uintptr(fds[i]), "stream")
-		defer streams[i].Close()
-	}
-	code, err := b.otherCommand(m.Exec, w, streams)
-	_ = w.send(message{Kind: msgExited, Code: code, Error: errorText(err)})
-}
-
-func (b *byRuntime) otherCommand(request *execRequest, w *wire, streams [3]*os.File) (int, error) {
-	if request.Terminal {
-		return exitOurs, fmt.Errorf("exec -t is not supported in a container of %s", filepath.Base(b.program))
-	}
-	process := *b.container.Spec.Process
-	process.Args, process.Terminal, process.User = request.Args, false, b.user
-	process.Env = slices.Clone(process.Env)
-	for _, assignment := range request.Env {
-		name, _, _ := strings.Cut(assignment, "=")
-		process.Env = slices.DeleteFunc(process.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
-		process.Env = append(process.Env, assignment)
-	}
-	if request.Cwd != "" {
-		process.Cwd = request.Cwd
-	}
-	if request.User != "" {
-		cfg := initConfig{Rootfs: b.container.Rootfs(), User: request.User}
-		who, err := cfg.fixedUser()
-		if err != nil {
-			return exitOurs, err
-		}
-		process.User = who
-	}
-	file, err := os.CreateTemp(b.bundle(), "process-")
-	if err != nil {
-		return exitOurs, err
-	}
-	defer os.Remove(file.Name())
-	err = json.NewEncoder(file).Encode(&process)
-	file.Close()
-	if err != nil {
-		return exitOurs, err
-	}
-	args := []string{"exec", "--process", file.Name()}
-	if request.Detach {
-		args = append(args, "--detach")
-	}
-	cmd := b.command(append(args, b.container.ID)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams[0], streams[1], streams[2]
-	if err := cmd.Start(); err != nil {
-		return exitOurs, err
-	}
-	ended := make(chan struct{})
-	if !request.Detach {
-		_ = w.send(message{Kind: msgStarted})
-		go func() {
-			for {
-				m, fds, err := w.recv()
-				closeAll(fds)
-				if err != nil {
-					break
-				}
-				if m.Kind == msgSignal {
-					_ = cmd.Process.Signal(syscall.Signal(m.Signal))
-				}
-			}
-			select {
-			case <-ended:
-			default:
-				_ = cmd.Process.Signal(unix.SIGTERM)
-			}
-		}()
-	}
-	err = cmd.Wait()
-	close(ended)
-	if request.Detach && err == nil {
-		_ = w.send(message{Kind: msgStarted})
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exitCode(exit.Sys().(syscall.WaitStatus)), nil
-	}
-	return 0, err
 }
 
 // wait waits until the container's processes are gone, and has the runtime delete it. It returns as P2's end does.
@@ -419,13 +336,13 @@ type runtimeConsole struct {
 	path string
 }
 
-func listenForConsole(path string) (*runtimeConsole, error) {
+func listenForConsole() (*runtimeConsole, error) {
 	// An address is at most 108 bytes long, and the runtime must find it too: a directory of its own in /tmp.
 	dir, err := os.MkdirTemp("", "unionfs-console-")
 	if err != nil {
 		return nil, err
 	}
-	path = filepath.Join(dir, filepath.Base(path))
+	path := filepath.Join(dir, "console")
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
 		if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {

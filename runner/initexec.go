@@ -126,16 +126,16 @@ func discard(master *os.File) {
 	master.Close()
 }
 
-// detach leaves the command running for a caller that goes, and hands the terminal's master back. It reports whether that is so, and
+// detachFrom leaves a command running for a caller that goes, and hands the terminal's master back. It reports whether that is so, and
 // takes the descriptors.
-func (e *execution) detach(fds []int) bool {
+func detachFrom(w *wire, fds []int) bool {
 	if len(fds) != 1 {
 		closeAll(fds)
-		_ = e.wire.send(message{Kind: msgDetached, Error: "want the terminal's master"})
+		_ = w.send(message{Kind: msgDetached, Error: "want the terminal's master"})
 		return false
 	}
 	go discard(os.NewFile(uintptr(fds[0]), "terminal"))
-	_ = e.wire.send(message{Kind: msgDetached})
+	_ = w.send(message{Kind: msgDetached})
 	return true
 }
 
@@ -146,47 +146,53 @@ func (e *execution) closeStreams() {
 	e.stdio = nil
 }
 
-// listen passes signals on, and ends the command when the one who wanted it is gone without having detached.
+// listen listens to who wanted the command, until it has ended or he has detached.
 func (e *execution) listen() {
 	e.listening = make(chan struct{})
 	go func() {
 		defer close(e.listening)
-		if e.early != nil && e.detach(e.early) {
-			return
-		}
-		for {
-			m, fds, err := e.wire.recv()
-			if err != nil {
-				closeAll(fds)
-				break
-			}
-			switch m.Kind {
-			case msgSignal:
-				e.init.others.kill(e.pid, unix.Signal(m.Signal), false)
-			case msgDetach:
-				if e.detach(fds) {
-					return
-				}
-				continue
-			}
-			closeAll(fds)
-		}
-		select {
-		case <-e.ended:
-			return
-		default:
-		}
-		sig := unix.SIGTERM
-		if e.request.Terminal {
-			sig = unix.SIGHUP
-		}
-		e.init.others.kill(e.pid, sig, false)
-		select {
-		case <-e.ended:
-		case <-time.After(orphanGrace):
-			e.init.others.kill(e.pid, unix.SIGKILL, true)
-		}
+		listenForCommand(e.wire, e.request.Terminal, e.early, e.ended, func(sig unix.Signal, group bool) { e.init.others.kill(e.pid, sig, group) })
 	}()
+}
+
+// listenForCommand passes signals on to another command, and ends it when the one who wanted it is gone without having detached. early is
+// the master that he has handed back already, if he has. With group, what the command has started in its process group is meant too.
+func listenForCommand(w *wire, terminal bool, early []int, ended <-chan struct{}, kill func(sig unix.Signal, group bool)) {
+	if early != nil && detachFrom(w, early) {
+		return
+	}
+	for {
+		m, fds, err := w.recv()
+		if err != nil {
+			closeAll(fds)
+			break
+		}
+		switch m.Kind {
+		case msgSignal:
+			kill(unix.Signal(m.Signal), false)
+		case msgDetach:
+			if detachFrom(w, fds) {
+				return
+			}
+			continue
+		}
+		closeAll(fds)
+	}
+	select {
+	case <-ended:
+		return
+	default:
+	}
+	sig := unix.SIGTERM
+	if terminal {
+		sig = unix.SIGHUP
+	}
+	kill(sig, false)
+	select {
+	case <-ended:
+	case <-time.After(orphanGrace):
+		kill(unix.SIGKILL, true)
+	}
 }
 
 // start forks the command, from the init as it was when it forked the first one.
