@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestOtherRuntime has runc, and the program itself under its name as a runtime, make containers of "run".
@@ -82,18 +80,28 @@ func TestOtherRuntime(t *testing.T) {
 			}
 			c.must(t, "rm", "back")
 
-			// Nothing outlives the supervisor.
-			c.must(t, "run", "-d", "--name", "killed", "--runtime", runtime, "bb:1", "sleep", "1000")
+			// Nothing outlives the supervisor, nor the command that has the host's PID namespace.
+			killed := []string{"run", "-d", "--name", "killed", "--runtime", runtime, "bb:1", "sleep", "1000"}
+			hostPID := []string{"run", "--runtime", runtime, "--pid", "host", "--name", "host", "bb:1", "sh", "-c", "sleep 1000 & echo $! $$; test -d /proc/$! && test -d /proc/$PPID && exit 6"}
+			if test.kind == "root" {
+				killed = slices.Insert(killed, 2, "--pid", "host")
+				r := c.try(t, hostPID...)
+				var other, command int
+				if _, err := fmt.Sscanf(r.stdout, "%d %d\n", &other, &command); err != nil || r.code != 6 || command == 1 {
+					t.Errorf("--pid host: %+v, %v", r, err)
+				} else {
+					awaitEnd(t, other)
+				}
+				c.must(t, "rm", "host")
+			} else {
+				oneLine(t, c.try(t, hostPID...), 125, "--pid host needs a cgroup", "run unionfs as root")
+			}
+			oneLine(t, c.try(t, "run", "--runtime", runtime, "--ipc", "container:killed", "bb:1", "true"), 125, "killed")
+			c.must(t, killed...)
+			oneLine(t, c.try(t, "run", "--runtime", runtime, "--ipc", "container:killed", "bb:1", "true"), 125, "leave out --runtime")
 			pid := containerState(t, c).InitPID
 			killPart(t, c, "supervisor")
-			for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
-				if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
-					break // for whoever adopted it to reap
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("the container outlives its supervisor")
-				}
-			}
+			awaitEnd(t, pid)
 			if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (137)") {
 				t.Errorf("ps: %s", got)
 			}
@@ -103,4 +111,13 @@ func TestOtherRuntime(t *testing.T) {
 	c := newCaller(t, "root")
 	importBusybox(t, c)
 	oneLine(t, c.try(t, "run", "--rm", "--runtime", "no-such-runtime", "bb:1", "true"), 125, "no-such-runtime")
+}
+
+// awaitEnd waits until a process has ended. It may be there still for whoever adopted it to reap.
+func awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	waitFor(t, func() bool {
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(state), ") Z ")
+	})
 }

@@ -46,11 +46,6 @@ func newByRuntime(c *Container, theirs *os.File) (*byRuntime, error) {
 		container: c, program: c.Spec.Annotations[AnnotationRuntime], streams: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		ready: make(chan struct{}, 1),
 	}
-	for _, annotation := range []string{AnnotationPID, AnnotationIPC, AnnotationUTS, AnnotationCgroup} {
-		if c.Spec.Annotations[annotation] != "" {
-			return nil, fmt.Errorf("with --runtime %s, namespaces of other containers can't be shared", filepath.Base(b.program))
-		}
-	}
 	fd, err := unix.Dup(int(theirs.Fd()))
 	if err != nil {
 		return nil, err
@@ -312,6 +307,11 @@ func (b *byRuntime) writeBundle() error {
 	}
 	spec.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range spec.Mounts {
+		if m.Type == "proc" && guarded(b.container.Spec) {
+			// A new one takes capabilities over the PID namespace, which is not the container's own.
+			m = specs.Mount{Destination: m.Destination, Type: "bind", Source: "/proc", Options: append([]string{"rbind"}, m.Options...)}
+			spec.Mounts[i] = m
+		}
 		if isBind(m) && !slices.Contains(m.Options, "dev") {
 			spec.Mounts[i].Options = append(slices.Clone(m.Options), "nodev")
 		}

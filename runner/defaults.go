@@ -95,8 +95,10 @@ func checkSpec(spec *specs.Spec) error {
 		return errors.New("no command was given, and the image has none")
 	case spec.Linux == nil || !hasNewNamespace(spec, specs.MountNamespace):
 		return errors.New("the specification must ask for a new mount namespace")
-	case guarded(spec) && spec.Annotations[AnnotationRuntime] != "":
-		return errors.New("a PID namespace (--pid) can't be shared where another runtime makes the container")
+	case spec.Annotations[AnnotationRuntime] != "" && slices.ContainsFunc(sharedKinds(), func(s sharedKind) bool { return spec.Annotations[s.annotation] != "" }):
+		return errors.New("where another runtime makes the container, it can't share another one's PID, IPC, UTS or cgroup namespace: leave out --runtime or container:NAME")
+	case guarded(spec) && spec.Annotations[AnnotationRuntime] != "" && NeedsUserNamespace():
+		return errors.New("--pid host needs a cgroup that all processes of the container are found by, which another runtime has only if root calls it: leave out --runtime or --pid, or run unionfs as root")
 	case guarded(spec) && !hasNewNamespace(spec, specs.CgroupNamespace) && slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
 		return m.Type == "cgroup" && !slices.Contains(m.Options, "ro")
 	}):

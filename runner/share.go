@@ -11,15 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedKinds are the namespaces that a container can share with another, and the annotations that name that one.
-func sharedKinds() []struct {
+// sharedKind is a namespace that a container can share with another, and the annotation that names that one.
+type sharedKind struct {
 	annotation string
 	kind       specs.LinuxNamespaceType
-} {
-	return []struct {
-		annotation string
-		kind       specs.LinuxNamespaceType
-	}{{AnnotationPID, specs.PIDNamespace}, {AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}, {AnnotationCgroup, specs.CgroupNamespace}}
+}
+
+func sharedKinds() []sharedKind {
+	return []sharedKind{{AnnotationPID, specs.PIDNamespace}, {AnnotationIPC, specs.IPCNamespace}, {AnnotationUTS, specs.UTSNamespace}, {AnnotationCgroup, specs.CgroupNamespace}}
 }
 
 // ShareContainerNamespace makes the container use the PID, IPC, UTS or cgroup namespace of the container with the full ID id, which must
