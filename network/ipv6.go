@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ import (
 //   - The kernel has no route_localnet: ::1 never reaches a container through the firewall, but through the port's proxy.
 //   - It forwards packets of an interface alone only since Linux 6.17 (force_forwarding), else for the machine as a whole. Where
 //     that is off, published ports are left to the proxies.
-//   - An ordinary user's networks have no way out by it: their uplink speaks IPv4.
+//   - An ordinary user's networks have a way out by it if their uplink has: our own, and pasta if the machine has one itself.
 
 // subnet6Bits are those of a subnet that is chosen, as networks usually have.
 const subnet6Bits = 64
@@ -156,14 +157,42 @@ func (n *Network) setUpInside6(e *Endpoint, ns *os.File, inside *netlink.Handle,
 	if err := inside.AddrAdd(link, address6(e.Address6, n.Subnet6)); err != nil {
 		return fmt.Errorf("giving the container the address %s: %w", e.Address6, err)
 	}
-	// An ordinary user's networks have no way out by it, and it is better to know at once.
-	if !defaultRoute || n.store.Inner {
+	// Where an ordinary user's networks have no way out by it, it is better to know at once.
+	if !defaultRoute || n.store.Inner && !leadsOut6() {
 		return nil
 	}
 	if err := inside.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: n.Gateway6.AsSlice()}); err != nil {
 		return fmt.Errorf("setting the container's default route of IPv6: %w", err)
 	}
 	return nil
+}
+
+// leadsOut6 reports whether there is a route to the machines of the world (RFC 4291, 2.4: global unicast) from this network namespace.
+func leadsOut6() bool {
+	routes, err := netlink.RouteGet(net.IP{0: 0x20, 15: 1})
+	return err == nil && len(routes) > 0
+}
+
+// setUpTap6 gives the inner network's way out addresses of IPv6, if the kernel has it.
+func setUpTap6(inner *os.File, h *netlink.Handle, link netlink.Link) error {
+	if !HasIPv6() {
+		return nil
+	}
+	err := inNamespace(inner, func() error {
+		return errors.Join(setParameter6(uplinkInterface, "disable_ipv6", "0"), setParameter6(uplinkInterface, "accept_ra", "0"))
+	})
+	if err == nil {
+		err = h.AddrAdd(link, address6(UplinkAddress6(), netip.MustParsePrefix(uplinkSubnet6)))
+	}
+	if err == nil {
+		err = h.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: UplinkGateway6().AsSlice(), HardwareAddr: UplinkGatewayMAC(),
+		})
+	}
+	if err == nil {
+		err = h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: UplinkGateway6().AsSlice()})
+	}
+	return err
 }
 
 // forwards6 reports whether this machine, or the inner network namespace, passes on packets of IPv6.

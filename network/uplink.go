@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,10 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The inner network's way out is the interface tap0, with addresses as slirp4netns has them.
+// The inner network's way out is the interface tap0, with addresses as slirp4netns has them; but for those of IPv6, where fd00::/64 is
+// what somebody's own network may well have.
 const (
 	uplinkInterface = "tap0"
 	uplinkAddress   = "10.0.2.100/24"
+	uplinkSubnet6   = "fd5a:94ef:e40c::/64"
 
 	// UplinkMTU is the largest packet in bytes, without the frame around it.
 	UplinkMTU = 1500
@@ -25,6 +28,15 @@ const (
 
 // UplinkGateway is the address that the inner network sends to what goes out.
 func UplinkGateway() netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 2, 2}) }
+
+// UplinkGateway6 is that of IPv6, and UplinkAddress6 that of tap0.
+func UplinkGateway6() netip.Addr { return netip.MustParsePrefix(uplinkSubnet6).Addr().Next() }
+func UplinkAddress6() netip.Addr { return UplinkGateway6().Next() }
+
+// UplinkGatewayMAC and UplinkMAC are the hardware addresses of the two ends. With IPv6 these are told and not asked for: what asks for them
+// goes to a group of addresses, which the switch between the two doesn't pass on.
+func UplinkGatewayMAC() net.HardwareAddr { return net.HardwareAddr{0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd} }
+func UplinkMAC() net.HardwareAddr        { return net.HardwareAddr{0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xde} }
 
 // UplinkVariable is the environment variable that chooses the program which is the way out of an ordinary user's networks:
 // builtin, slirp4netns, pasta or none.
@@ -110,10 +122,16 @@ func setUpTap(inner *os.File) error {
 	if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(uplinkAddress))}); err != nil {
 		return err
 	}
+	if err := h.LinkSetHardwareAddr(link, UplinkMAC()); err != nil {
+		return err
+	}
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
-	return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: UplinkGateway().AsSlice()})
+	if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: UplinkGateway().AsSlice()}); err != nil {
+		return err
+	}
+	return setUpTap6(inner, h, link)
 }
 
 func slirpUplink(inner *os.File, _ string) error {

@@ -21,6 +21,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -43,7 +44,7 @@ func serve() error {
 		return errors.New("this program is for unionfs, which starts it where it is needed")
 	}
 	gateway := network.UplinkGateway()
-	link, err := tap.NewLinkEndpoint(false, network.UplinkMTU, "5a:94:ef:e4:0c:dd", gateway.String(), nil)
+	link, err := tap.NewLinkEndpoint(false, network.UplinkMTU, network.UplinkGatewayMAC().String(), gateway.String(), nil)
 	if err != nil {
 		return err
 	}
@@ -51,20 +52,27 @@ func serve() error {
 	link.Connect(wire)
 	wire.Connect(link)
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := s.CreateNIC(1, link); err != nil {
 		return errors.New(err.String())
 	}
-	address := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom4(gateway.As4()).WithPrefix()}
-	if err := s.AddProtocolAddress(1, address, stack.AddressProperties{}); err != nil {
+	for _, address := range []tcpip.ProtocolAddress{
+		{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom4(gateway.As4()).WithPrefix()},
+		{Protocol: ipv6.ProtocolNumber, AddressWithPrefix: tcpip.AddrFrom16(network.UplinkGateway6().As16()).WithPrefix()},
+	} {
+		if err := s.AddProtocolAddress(1, address, stack.AddressProperties{}); err != nil {
+			return errors.New(err.String())
+		}
+	}
+	if err := s.AddStaticNeighbor(1, ipv6.ProtocolNumber, tcpip.AddrFrom16(network.UplinkAddress6().As16()), tcpip.LinkAddress(network.UplinkMAC())); err != nil {
 		return errors.New(err.String())
 	}
 	// Every address is ours, so that connections to any of them come to the forwarders.
 	s.SetSpoofing(1, true)
 	s.SetPromiscuousMode(1, true)
-	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}})
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: 1}, {Destination: header.IPv6EmptySubnet, NIC: 1}})
 	var nat sync.Mutex // of a table that stays empty
 	none := map[tcpip.Address]tcpip.Address{}
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.TCP(s, none, &nat, false).HandlePacket)
