@@ -30,6 +30,7 @@ func TestOtherRuntime(t *testing.T) {
 			}{
 				{nil, []string{"sh", "-c", "id -u; cat /proc/1/comm; hostname | wc -c; echo new > /etc/new; cat /etc/new; exit 7"}, 7, "0\nsh\n13\nnew\n"},
 				{[]string{"-u", "12:34", "-w", "/bin", "-e", "A=b"}, []string{"sh", "-c", "id -u; id -g; pwd; echo $A; grep Seccomp: /proc/self/status; kill -9 $$; true"}, 0, "12\n34\n/bin\nb\nSeccomp:\t2\n"},
+				{nil, []string{"cat", "/proc/self/timerslack_ns"}, 0, "50000\n"}, // the supervisor's timers are less exact
 				{nil, []string{"nosuchcommand"}, 127, ""},
 				{[]string{"--read-only"}, []string{"touch", "/x"}, 1, ""},
 				{[]string{"-t"}, []string{"tty"}, 0, "/dev/pts/0\r\n"},
@@ -43,6 +44,9 @@ func TestOtherRuntime(t *testing.T) {
 			c.must(t, "run", "-d", "--name", "back", "--runtime", runtime, "bb:1", "sh", "-c", "trap 'echo ended; exit 3' TERM; echo started; touch /ready; while :; do sleep 0.02; done")
 			if got := c.must(t, "exec", "-e", "X=y", "-u", "5", "back", "sh", "-c", "until test -e /ready; do sleep 0.02; done; echo $X; id -u; pidof sh | wc -w"); !strings.HasPrefix(got, "y\n5\n") {
 				t.Errorf("exec: %q", got)
+			}
+			if got := c.must(t, "exec", "back", "cat", "/proc/self/timerslack_ns"); got != "50000\n" {
+				t.Errorf("exec: its timers may be late by %q ns", got)
 			}
 			if r := c.try(t, "exec", "back", "sh", "-c", "exit 9"); r.code != 9 {
 				t.Errorf("exec: %+v", r)

@@ -7,9 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
+
+	"unionfs/internal/executable"
 
 	"golang.org/x/sys/unix"
 )
@@ -250,7 +251,7 @@ func (h *holder) start(program *os.File, standby bool) error {
 	if !h.Embedded {
 		s.cmd.Stdin, s.cmd.Stdout = os.Stdin, os.Stdout
 	}
-	if err := startRelaxed(s.cmd); err != nil {
+	if err := executable.StartRelaxed(s.cmd.Start); err != nil {
 		s.sock.Close()
 		return fmt.Errorf("starting the server of the mount: %w", err)
 	}
@@ -271,22 +272,6 @@ func (h *holder) start(program *os.File, standby bool) error {
 		h.tell(event{from: s, end: true})
 	}()
 	return nil
-}
-
-// timerSlack is by how many nanoseconds a server's timers may be late. While a Go program makes system calls that wait, a thread of
-// its runtime looks every 20 microseconds whether one waits for long, which was a fifth of a server's processor time. No timer of a
-// server needs to be more exact than this.
-const timerSlack = 1_000_000
-
-// startRelaxed starts a process with timerSlack. The process must have it from its start: it is a property of each thread, and
-// the runtime's own are there before its program can set anything.
-func startRelaxed(cmd *exec.Cmd) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0) == nil {
-		defer unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // 0 is what this thread began with
-	}
-	return cmd.Start()
 }
 
 // tell gives an event to Run, for as long as that is interested.

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"unionfs/internal/executable"
+
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -127,7 +129,7 @@ func (b *byRuntime) run() (code int, err error) {
 	if !terminal {
 		create.Stdin, create.Stdout, create.Stderr = b.streams[0], b.streams[1], b.streams[2]
 	}
-	err = create.Run()
+	err = executable.StartExact(create.Run)
 	b.closeStreams()
 	if err != nil {
 		return b.failure("create", err)

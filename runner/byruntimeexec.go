@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"unionfs/internal/executable"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +63,7 @@ func (b *byRuntime) otherCommand(request *execRequest, w *wire, streams [3]*os.F
 	if !request.Terminal {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = streams[0], streams[1], streams[2]
 	}
-	if err := cmd.Run(); err != nil {
+	if err := executable.StartExact(cmd.Run); err != nil {
 		return b.failure("exec", err)
 	}
 	for _, f := range streams {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"unionfs/internal/executable"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -106,6 +108,7 @@ func (p *containerInit) fork(file string, env []string, stdio []*os.File, who *a
 		defer close(done)
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
+		executable.ExactThread()
 		if pid, err = p.restrict(masks); err != nil {
 			return
 		}

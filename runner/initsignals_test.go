@@ -45,6 +45,19 @@ func TestCommandsSignals(t *testing.T) {
 	})
 }
 
+// TestCommandsTimers: the timers of commands are as exact as everybody's, though ours aren't.
+func TestCommandsTimers(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		const slack = "exec cat /proc/self/timerslack_ns"
+		d := w.idle()
+		for which, got := range map[string]string{"the first command": w.output(w.shell(slack)), "another": d.exec(slack).stdout} {
+			if got != "50000" && got != "50000\n" {
+				t.Errorf("%s may be late by %s ns", which, got)
+			}
+		}
+	})
+}
+
 // TestSignalsToInit: what PID 1 of a container gets from inside goes to its command, from the first moment on. One of the
 // signals is one that Go's runtime acts on itself, one a real-time one.
 func TestSignalsToInit(t *testing.T) {

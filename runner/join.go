@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"unionfs/internal/executable"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +39,7 @@ func startSupervisor(cmd *exec.Cmd, j *Join) error {
 	defer program.Close()
 	if j == nil {
 		cmd.Path = pathOf(program)
-		return startInNamespace(cmd)
+		return executable.StartRelaxed(func() error { return startInNamespace(cmd) })
 	}
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -51,7 +53,7 @@ func startSupervisor(cmd *exec.Cmd, j *Join) error {
 	}
 	cmd.Args = append(append(args, "--", "/proc/self/fd/"+strconv.Itoa(fd), argvJoined, strconv.Itoa(fd)), cmd.Args...)
 	cmd.Path = nsenter
-	return cmd.Start()
+	return executable.StartRelaxed(cmd.Start)
 }
 
 // runJoinedStage makes the mount namespace, and goes on as the supervisor. args are the number of the descriptor that we were
