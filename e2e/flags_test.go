@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -211,5 +212,31 @@ func TestRestartFromTheFront(t *testing.T) {
 		if got := c.script(t, `"$UNIONFS" cp orphan:/runs - | tar -xO`); got != "x\n" {
 			t.Errorf("runs of the one whose caller died: %q", got)
 		}
+	})
+}
+
+// TestRunAttach: run --attach passes on the streams that it names, and no others.
+func TestRunAttach(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		const script = "cat; echo error >&2"
+		for _, test := range []struct {
+			flags          []string
+			stdout, stderr string
+		}{
+			{nil, "", "error\n"},
+			{[]string{"-i"}, "input\n", "error\n"},
+			{[]string{"-i", "-a", "stdin", "-a", "STDOUT"}, "input\n", ""},
+			{[]string{"-i", "--attach", "stderr"}, "", "error\n"},
+			{[]string{"-a", "stdin"}, "", ""},
+		} {
+			args := slices.Concat([]string{"run", "--rm", "--network", "none"}, test.flags, []string{"bb:1", "sh", "-c", script})
+			r := run(t, withInput(c.command(t, shared.unionfs, args...), "input\n"))
+			if r.code != 0 || r.stdout != test.stdout || r.stderr != test.stderr {
+				t.Errorf("%q: %+v, want %q and %q", test.flags, r, test.stdout, test.stderr)
+			}
+		}
+		oneLine(t, c.try(t, "run", "-d", "-a", "stdout", "bb:1", "true"), 125, "--attach", "--detach")
+		oneLine(t, c.try(t, "create", "-a", "output", "bb:1", "true"), 125, `"output"`, "stdin, stdout or stderr")
 	})
 }

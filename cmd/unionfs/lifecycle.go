@@ -86,7 +86,9 @@ func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
 	if l.background || err != nil || joins {
 		return nil
 	}
-	return runner.StartAhead(runner.RunOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, id), Interactive: l.interactive}, l.terminal)
+	o := l.options(nil)
+	o.Supervisor = supervisor.Arguments(root, supervisor.Verb, id)
+	return runner.StartAhead(o, l.terminal)
 }
 
 // startInBackground starts a container, and returns the exit code of the command that did not start as an error.
@@ -144,7 +146,11 @@ Example:
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
 			}
-			_, container, err := createContainer(c, launchOf(c), runner.NewID())
+			l, err := launchOf(c)
+			if err != nil {
+				return asRunFailure(err)
+			}
+			_, container, err := createContainer(c, l, runner.NewID())
 			if err != nil {
 				return asRunFailure(err)
 			}
@@ -195,7 +201,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return runInFront(c, root, container, nil, c.Bool("interactive"))
+			return runInFront(c, root, container, runner.RunOptions{Interactive: c.Bool("interactive")})
 		},
 	}
 }
@@ -229,26 +235,22 @@ func startAll(c *cli.Context) error {
 	return errors.Join(failed...)
 }
 
-// runInFront runs a container as this process's child, and returns its exit code as an error.
-func runInFront(c *cli.Context, root string, container *runner.Container, ahead *runner.Supervisor, interactive bool) error {
+// runInFront runs a container as this process's child, and returns its exit code as an error. What is to be said about every container is
+// added to the options.
+func runInFront(c *cli.Context, root string, container *runner.Container, o runner.RunOptions) error {
 	keys, err := runner.ParseDetachKeys(c.String("detach-keys"))
 	if err != nil {
-		ahead.Abandon()
+		o.Ahead.Abandon()
 		return usageError("--detach-keys: %w", err)
 	}
 	join, release, err := joinOf(root, container)
 	if err != nil {
-		ahead.Abandon()
+		o.Ahead.Abandon()
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	code, err := container.Run(c.Context, runner.RunOptions{
-		Ahead:       ahead,
-		Join:        join,
-		Supervisor:  supervisor.Arguments(root, supervisor.Verb, container.ID),
-		Interactive: interactive,
-		DetachKeys:  keys,
-	})
+	o.Join, o.Supervisor, o.DetachKeys = join, supervisor.Arguments(root, supervisor.Verb, container.ID), keys
+	code, err := container.Run(c.Context, o)
 	if errors.Is(err, runner.ErrDetached) {
 		fmt.Fprintln(c.App.ErrWriter, "read escape sequence")
 		return nil

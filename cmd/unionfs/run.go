@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -60,7 +61,11 @@ Examples:
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)
 			}
-			return asRunFailure(runContainer(c, launchOf(c)))
+			l, err := launchOf(c)
+			if err != nil {
+				return asRunFailure(err)
+			}
+			return asRunFailure(runContainer(c, l))
 		},
 	}
 }
@@ -70,19 +75,47 @@ func imageRunFlags() []cli.Flag {
 	return slices.Concat(containerFlags(), imageToRunFlags(), lifecycleFlags(), healthFlags(), []cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the command a terminal"},
+		&cli.StringSliceFlag{Name: "attach", Aliases: []string{"a"}, Usage: "pass on only `STREAM` stdin, stdout or stderr; may be given several times", DefaultText: "the outputs, and with -i the input"},
 		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's entry point"},
 	})
 }
 
 // launchOf is what the command line of run or create says.
-func launchOf(c *cli.Context) launch {
-	return launch{
+func launchOf(c *cli.Context) (launch, error) {
+	l := launch{
 		image:       c.Args().First(),
 		args:        c.Args().Tail(),
 		interactive: c.Bool("interactive"),
 		terminal:    c.Bool("tty"),
 		background:  c.Bool("detach"),
 	}
+	asked := c.StringSlice("attach")
+	if len(asked) == 0 {
+		return l, nil
+	}
+	if l.background {
+		return l, usageError("--attach and --detach exclude each other")
+	}
+	attached := map[string]bool{}
+	for _, stream := range asked {
+		stream = strings.ToLower(stream)
+		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, stream) {
+			return l, usageError("--attach %q: want stdin, stdout or stderr", stream)
+		}
+		attached[stream] = true
+	}
+	l.interactive = l.interactive && attached["stdin"]
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return l, err
+	}
+	if !attached["stdout"] {
+		l.stdout = null
+	}
+	if !attached["stderr"] {
+		l.stderr = null
+	}
+	return l, nil
 }
 
 func tryCommand() *cli.Command {
@@ -139,7 +172,14 @@ type launch struct {
 	interactive bool
 	terminal    bool
 	background  bool
+	stdout      *os.File // what the command writes goes there; our own if nil
+	stderr      *os.File
 	tell        bool // say afterwards how to see and keep what the command changed
+}
+
+// options are how it is run in front.
+func (l *launch) options(ahead *runner.Supervisor) runner.RunOptions {
+	return runner.RunOptions{Ahead: ahead, Interactive: l.interactive, Stdout: l.stdout, Stderr: l.stderr}
 }
 
 // processRequestOf reads the flags that run and try share.
@@ -301,7 +341,7 @@ func runContainer(c *cli.Context, l launch) error {
 		fmt.Fprintln(c.App.Writer, container.ID)
 		return nil
 	}
-	err = runInFront(c, root, container, ahead, l.interactive)
+	err = runInFront(c, root, container, l.options(ahead))
 	if isOurFailure(err) {
 		removeUnstarted(root, container)
 	}
