@@ -3,8 +3,6 @@ package runner
 import (
 	"encoding/json"
 	"os"
-	"slices"
-	"strings"
 	"syscall"
 
 	"unionfs/internal/executable"
@@ -98,17 +96,8 @@ func (b *byRuntime) otherCommand(request *execRequest, w *wire, streams [3]*os.F
 
 // otherProcess is the container's first process, but for what the request says.
 func (b *byRuntime) otherProcess(request *execRequest) (*specs.Process, error) {
-	process := *b.container.Spec.Process
-	process.Args, process.Terminal, process.User = request.Args, request.Terminal, b.user
-	process.Env = slices.Clone(process.Env)
-	for _, assignment := range request.Env {
-		name, _, _ := strings.Cut(assignment, "=")
-		process.Env = slices.DeleteFunc(process.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
-		process.Env = append(process.Env, assignment)
-	}
-	if request.Cwd != "" {
-		process.Cwd = request.Cwd
-	}
+	process := request.process(b.container.Spec.Process)
+	process.User = b.user
 	if request.User != "" {
 		cfg := initConfig{Rootfs: b.container.Rootfs(), User: request.User}
 		who, err := cfg.fixedUser()
@@ -117,7 +106,7 @@ func (b *byRuntime) otherProcess(request *execRequest) (*specs.Process, error) {
 		}
 		process.User = who
 	}
-	return &process, nil
+	return process, nil
 }
 
 // handOverConsole gives the terminal of a command that runs, if it has one, to who wants the command; or, with discarded, to nobody.

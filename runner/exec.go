@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // ExecOptions is another command for a container that runs, and how it is connected to its caller.
@@ -42,6 +45,21 @@ type execRequest struct {
 	Terminal   bool     `json:"terminal,omitempty"`
 	Detach     bool     `json:"detach,omitempty"`
 	Privileged bool     `json:"privileged,omitempty"`
+}
+
+// process is that of the other command: the container's first one, but for what is asked for.
+func (r *execRequest) process(first *specs.Process) *specs.Process {
+	process := *first
+	process.Args, process.Terminal, process.Env = r.Args, r.Terminal, slices.Clone(first.Env)
+	for _, assignment := range r.Env {
+		name, _, _ := strings.Cut(assignment, "=")
+		process.Env = slices.DeleteFunc(process.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		process.Env = append(process.Env, assignment)
+	}
+	if r.Cwd != "" {
+		process.Cwd = r.Cwd
+	}
+	return &process
 }
 
 // Exec runs another command in a running container, with the namespaces, capabilities, limits and everything else that

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -201,24 +199,13 @@ func (e *execution) start() (<-chan syscall.WaitStatus, error) {
 	// A copy of the init that knows the other command as its first.
 	q := *p
 	spec := *p.cfg.Spec
-	process := *spec.Process
-	spec.Process, q.cfg.Spec = &process, &spec
-	process.Args = e.request.Args
-	process.Terminal = e.request.Terminal
-	process.Env = slices.Clone(process.Env)
-	for _, assignment := range e.request.Env {
-		name, _, _ := strings.Cut(assignment, "=")
-		process.Env = slices.DeleteFunc(process.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
-		process.Env = append(process.Env, assignment)
-	}
-	if e.request.Cwd != "" {
-		process.Cwd = e.request.Cwd
-	}
+	process := e.request.process(spec.Process)
+	spec.Process, q.cfg.Spec = process, &spec
 	if e.request.User != "" {
 		q.cfg.User = e.request.User
 	}
 	if e.request.Privileged {
-		if err := q.unrestrict(&process); err != nil {
+		if err := q.unrestrict(process); err != nil {
 			return nil, err
 		}
 	}
