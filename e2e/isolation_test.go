@@ -109,7 +109,6 @@ func TestIsolationFlags(t *testing.T) {
 			{[]string{"--add-host", "db"}, "--add-host"},
 			{[]string{"--stop-signal", "SIGWHAT"}, "SIGWHAT"},
 			{[]string{"--pid", "other"}, "container:NAME"},
-			{[]string{"--pid", "host", "--runtime", "sh"}, "another runtime"},
 			{[]string{"--ipc", "container:x"}, ""},
 			{[]string{"--ipc", "other"}, "container:NAME"},
 			{[]string{"--group-add", "keep-groups", "--group-add", "5"}, "keep-groups"},

@@ -87,9 +87,9 @@ func TestCreateRefuses(t *testing.T) {
 		{"bad capability", func(s *specs.Spec, o *CreateOptions) { s.Process.Capabilities.Bounding = []string{"CAP_ANY"} }, "CAP_ANY"},
 		{"joined namespace", func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces[5].Path = "/proc/1/ns/net" }, "joining"},
 		{"host mount namespace", func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces = nil }, "new mount namespace"},
-		{"host PID namespace by another runtime", func(s *specs.Spec, o *CreateOptions) {
-			ShareHostNamespace(s, specs.PIDNamespace)
-			s.Annotations = map[string]string{AnnotationRuntime: "/bin/runc"}
+		{"another's PID namespace by another runtime", func(s *specs.Spec, o *CreateOptions) {
+			ShareContainerNamespace(s, specs.PIDNamespace, strings.Repeat("a", 64))
+			s.Annotations[AnnotationRuntime] = "/bin/runc"
 		}, "another runtime"},
 		{"relative source", func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("x", "/x")) }, "absolute path"},
 		{"relative target", func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("/x", "x")) }, "absolute path"},
