@@ -15,7 +15,7 @@ func TestLifecycle(t *testing.T) {
 		importBusybox(t, c)
 		const script = `echo "$GREETING"; echo err >&2; trap 'echo bye; exit 4' USR1; while :; do sleep 0.02; done`
 		// The session that starts it is gone when this returns.
-		id := strings.TrimSpace(c.script(t, `setsid -w "$UNIONFS" run -d --name web -l job=x -e GREETING=hello --stop-signal USR1 --log-opt max-size=1m bb:1 sh -c "$1"`, script))
+		id := strings.TrimSpace(c.script(t, `setsid -w "$UNIONFS" run -d --name web -l job=x -e GREETING=hello --stop-signal USR1 --log-opt max-size=1m --log-opt labels=job,none --log-opt env=GREETING bb:1 sh -c "$1"`, script))
 		t.Cleanup(func() { c.try(t, "rm", "-f", "web", "other", "made") })
 		if len(id) != 64 {
 			t.Fatalf("run -d printed %q", id)
@@ -23,6 +23,12 @@ func TestLifecycle(t *testing.T) {
 		waitFor(t, func() bool { r := c.try(t, "logs", "web"); return r.stdout == "hello\n" && r.stderr == "err\n" })
 		if got := c.must(t, "logs", "-t", "--tail", "1", "web"); got != "" && !strings.HasSuffix(got, "Z hello\n") {
 			t.Errorf("logs -t: %q", got)
+		}
+		if got := c.must(t, "logs", "--details", "web"); got != "GREETING=hello,job=x hello\n" {
+			t.Errorf("logs --details: %q", got)
+		}
+		if got := c.must(t, "inspect", "-f", "{{.HostConfig.LogConfig.Config.labels}} {{.HostConfig.LogConfig.Config.env}}", "web"); got != "job,none GREETING\n" {
+			t.Errorf("what is shown with the log: %q", got)
 		}
 		if got := c.must(t, "logs", "--since", "2100-01-01", "web"); got != "" {
 			t.Errorf("logs --since: %q", got)

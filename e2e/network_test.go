@@ -250,6 +250,40 @@ func (n *networked) checkRefusals(t *testing.T) {
 	}
 }
 
+// TestReservedAddresses: what --aux-address names no container gets, nor may have.
+func TestReservedAddresses(t *testing.T) {
+	n := newNetworked(t, "root")
+	n.must(t, "network", "create", "--attachable", "--subnet", "10.77.0.0/29", "--subnet", "fd77::/64", "--aux-address", "router=10.77.0.2", "--aux-address", "printer=fd77::4", "web")
+	const format = `{{.Attachable}}{{range .IPAM.Config}} {{.Subnet}} {{.AuxiliaryAddresses}}{{end}}`
+	if got, want := n.must(t, "network", "inspect", "-f", format, "web"), "true 10.77.0.0/29 map[router:10.77.0.2] fd77::/64 map[printer:fd77::4]\n"; got != want {
+		t.Errorf("network inspect: %q, want %q", got, want)
+	}
+	for _, want := range []string{"10.77.0.3 fd77::3\n", "10.77.0.4 fd77::5\n"} {
+		name := "has" + strings.Fields(want)[0]
+		n.serve(t, name, "--network", "web")
+		if got := n.must(t, "inspect", "-f", "{{.NetworkSettings.Networks.web.IPAddress}} {{.NetworkSettings.Networks.web.GlobalIPv6Address}}", name); got != want {
+			t.Errorf("a container has %q, want %q", got, want)
+		}
+	}
+	oneLine(t, n.try(t, "run", "--rm", "--network", "web", "--ip", "10.77.0.2", "peer", "true"), 125, "10.77.0.2 is in use by router")
+	oneLine(t, n.try(t, "run", "--rm", "--network", "web", "--ip6", "fd77::4", "peer", "true"), 125, "fd77::4 is in use by printer")
+	for about, test := range map[string]struct {
+		address string
+		words   []string
+	}{
+		"not of the subnet": {"x=10.78.0.1", []string{"10.78.0.1", "reserved for x", "subnet"}},
+		"the gateway's":     {"x=10.79.0.1", []string{"10.79.0.1", "reserved for x", "gateway"}},
+		"no address":        {"x=y", []string{"--aux-address", "NAME=ADDRESS"}},
+	} {
+		t.Run(about, func(t *testing.T) {
+			r := n.try(t, "network", "create", "--subnet", "10.79.0.0/24", "--aux-address", test.address, "wrong")
+			if r.code == 0 || !containsAll(r.stderr, test.words) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
 func containsAll(text string, words []string) bool {
 	return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) })
 }

@@ -35,6 +35,11 @@ type Config struct {
 	Subnet6  netip.Prefix `json:"subnet6,omitzero"`
 	Gateway6 netip.Addr   `json:"gateway6,omitzero"`
 
+	// Reserved are addresses of the subnets that no container gets or may have, by what they are for.
+	Reserved map[string]netip.Addr `json:"reserved,omitempty"`
+
+	Attachable bool `json:"attachable,omitempty"` // means nothing here, and is kept
+
 	Internal bool              `json:"internal"`        // no way out, and none in
 	Labels   map[string]string `json:"labels"`          // never nil
 	Options  map[string]string `json:"options"`         // as given, by Docker's names; never nil
@@ -96,6 +101,31 @@ func (c *Config) completeAddresses() error {
 		}
 	}
 	return nil
+}
+
+// checkReserved is called when all subnets are known.
+func (c *Config) checkReserved() error {
+	for what, a := range c.Reserved {
+		if !c.Subnet.Contains(a) && !(c.IPv6 && c.Subnet6.Contains(a)) {
+			return fmt.Errorf("the address %s, reserved for %s, is not of the network's subnet", a, what)
+		}
+		if a == c.Gateway || a == c.Gateway6 {
+			return fmt.Errorf("the address %s, reserved for %s, is the gateway's", a, what)
+		}
+	}
+	return nil
+}
+
+// used are the addresses that no further container can have, and who has them.
+func (c *Config) used(endpoints []*Endpoint) map[netip.Addr]string {
+	used := map[netip.Addr]string{c.Gateway: "the gateway", c.Gateway6: "the gateway"}
+	for what, a := range c.Reserved {
+		used[a] = what + ", which it is reserved for"
+	}
+	for _, e := range endpoints {
+		used[e.Address], used[e.Address6] = "container "+e.Name, "container "+e.Name
+	}
+	return used
 }
 
 func cloned(m map[string]string) map[string]string {

@@ -93,10 +93,7 @@ func (n *Network) allocate6(want, beside netip.Addr, endpoints []*Endpoint) (net
 		}
 		return netip.Addr{}, nil
 	}
-	used := map[netip.Addr]string{n.Gateway6: "the gateway"}
-	for _, e := range endpoints {
-		used[e.Address6] = "container " + e.Name
-	}
+	used := n.used(endpoints)
 	if want.IsValid() {
 		if !want.Is6() || !n.Subnet6.Contains(want) || want == n.Subnet6.Addr() {
 			return want, fmt.Errorf("%s is no host's address of the subnet %s", want, n.Subnet6)

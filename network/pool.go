@@ -52,10 +52,7 @@ func lastAddress(p netip.Prefix) netip.Addr {
 // and would for a moment answer for an address in two places. The file "last" says whose turn it is; without it, it is
 // the first one's.
 func (n *Network) allocate(want netip.Addr, endpoints []*Endpoint) (netip.Addr, error) {
-	used := map[netip.Addr]string{n.Gateway: "the gateway"}
-	for _, e := range endpoints {
-		used[e.Address] = "container " + e.Name
-	}
+	used := n.used(endpoints)
 	if want.IsValid() {
 		if !n.Subnet.Contains(want) || want == n.Subnet.Addr() || want == lastAddress(n.Subnet) {
 			return want, fmt.Errorf("%s is no host's address of the subnet %s", want, n.Subnet)

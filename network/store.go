@@ -112,7 +112,10 @@ func chooseAddresses(c *Config, others []*Network) error {
 	if err := chooseIPv4(c, networks); err != nil {
 		return err
 	}
-	return c.completeIPv6(networks)
+	if err := c.completeIPv6(networks); err != nil {
+		return err
+	}
+	return c.checkReserved()
 }
 
 func chooseIPv4(c *Config, networks []netip.Prefix) error {

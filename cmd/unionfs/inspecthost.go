@@ -82,6 +82,11 @@ func hostConfigOf(container *runner.Container) hostSettings {
 		"max-size": annotationOr(spec, runner.AnnotationLogSize, strconv.Itoa(runner.DefaultLogSize)),
 		"max-file": annotationOr(spec, runner.AnnotationLogFiles, strconv.Itoa(runner.DefaultLogFiles)),
 	}
+	for name, annotation := range map[string]string{"labels": annotationLogLabels, "env": annotationLogEnv} {
+		if value := spec.Annotations[annotation]; value != "" {
+			h.LogConfig.Config[name] = value
+		}
+	}
 	return h
 }
 

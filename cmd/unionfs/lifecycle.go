@@ -22,7 +22,7 @@ func lifecycleFlags() []cli.Flag {
 		&cli.IntFlag{Name: "stop-timeout", Usage: "kill it `SECONDS` after it was asked to end; -1 never", Value: int(runner.DefaultStopTimeout / time.Second)},
 		&cli.StringFlag{Name: "restart", Usage: "start it again when it has ended: `POLICY` no, on-failure[:N], always or unless-stopped", Value: "no"},
 		&cli.StringFlag{Name: "log-driver", Usage: "`DRIVER`: k8s-file, or json-file and local, which are the same here", Hidden: true},
-		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files"},
+		&cli.StringSliceFlag{Name: "log-opt", Usage: "keep `max-size=10m` of output in a file, and max-file=3 files; labels=NAME,… and env=NAME,… are what logs --details shows"},
 	}
 }
 
@@ -64,8 +64,12 @@ func lifecycleAnnotations(c *cli.Context, interactive bool) (map[string]string, 
 				return nil, usageError("--log-opt %s: want a number from 1", option)
 			}
 			annotations[runner.AnnotationLogFiles] = value
+		case "labels":
+			annotations[annotationLogLabels] = value
+		case "env":
+			annotations[annotationLogEnv] = value
 		default:
-			return nil, usageError("--log-opt %s: known are max-size and max-file", option)
+			return nil, usageError("--log-opt %s: known are max-size, max-file, labels and env", option)
 		}
 	}
 	return annotations, nil

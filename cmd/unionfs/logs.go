@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -27,6 +29,7 @@ Examples:
 			&cli.StringFlag{Name: "tail", Aliases: []string{"n"}, Usage: "print the last `NUMBER` lines", Value: "all"},
 			&cli.StringFlag{Name: "since", Usage: "print what was written after `TIME`: 2026-11-23T14:00:00Z, seconds since 1970, or 10m ago"},
 			&cli.StringFlag{Name: "until", Usage: "print what was written before `TIME`"},
+			&cli.BoolFlag{Name: "details", Usage: "put before each line the labels and variables that --log-opt labels=NAME,… and env=NAME,… of run name"},
 			&cli.BoolFlag{Name: "timestamps", Aliases: []string{"t"}, Usage: "put the time before each line"},
 		},
 		Action: func(c *cli.Context) error {
@@ -51,13 +54,43 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return container.Logs(c.Context, options, logPrinter(c, c.Bool("timestamps")))
+			details := ""
+			if c.Bool("details") {
+				details = logDetails(container) + " "
+			}
+			return container.Logs(c.Context, options, logPrinter(c, c.Bool("timestamps"), details))
 		},
 	}
 }
 
-// logPrinter prints lines as they were written, parts of a line without a gap.
-func logPrinter(c *cli.Context, timestamps bool) func(runner.LogLine) error {
+// What of a container "logs --details" shows: the names of labels and of variables, separated by commas.
+const (
+	annotationLogLabels = "io.unionfs.log-labels"
+	annotationLogEnv    = "io.unionfs.log-env"
+)
+
+// logDetails are the labels and variables that logs --details shows, as Docker writes them.
+func logDetails(container *runner.Container) string {
+	all := url.Values{}
+	add := func(annotation string, have map[string]string) {
+		for name := range strings.SplitSeq(container.Spec.Annotations[annotation], ",") {
+			if value, ok := have[name]; ok {
+				all.Set(name, value)
+			}
+		}
+	}
+	add(annotationLogLabels, labelsOf(container))
+	variables := map[string]string{}
+	for _, assignment := range container.Spec.Process.Env {
+		name, value, _ := strings.Cut(assignment, "=")
+		variables[name] = value
+	}
+	add(annotationLogEnv, variables)
+	return strings.ReplaceAll(all.Encode(), "&", ",")
+}
+
+// logPrinter prints lines as they were written, with what goes before each, and parts of a line without a gap.
+func logPrinter(c *cli.Context, timestamps bool, before string) func(runner.LogLine) error {
 	within := map[string]bool{} // streams in the middle of a line
 	return func(l runner.LogLine) error {
 		out := c.App.Writer
@@ -65,8 +98,11 @@ func logPrinter(c *cli.Context, timestamps bool) func(runner.LogLine) error {
 			out = c.App.ErrWriter
 		}
 		line := []byte(nil)
-		if timestamps && !within[l.Stream] {
-			line = append(l.Time.AppendFormat(line, time.RFC3339Nano), ' ')
+		if !within[l.Stream] {
+			if timestamps {
+				line = append(l.Time.AppendFormat(line, time.RFC3339Nano), ' ')
+			}
+			line = append(line, before...)
 		}
 		line = append(line, l.Text...)
 		if l.Whole {

@@ -51,6 +51,8 @@ Examples:
 			&cli.StringSliceFlag{Name: "subnet", Usage: "use the addresses of `PREFIX`, such as 10.5.0.0/24; one of IPv6 may be given too", DefaultText: "one that is free"},
 			&cli.StringSliceFlag{Name: "gateway", Usage: "give the machine itself `ADDRESS`; one of IPv6 may be given too", DefaultText: "the first of the subnet"},
 			&cli.StringFlag{Name: "ip-range", Usage: "give containers only addresses of `PREFIX`"},
+			&cli.StringSliceFlag{Name: "aux-address", Usage: "give no container the address of `NAME=ADDRESS`, which has it on that network"},
+			&cli.BoolFlag{Name: "attachable", Usage: "as without: every network is one that containers may be connected to"},
 			&cli.BoolFlag{Name: "internal", Usage: "let nothing out, and nothing in"},
 			&cli.StringSliceFlag{Name: "label", Usage: "give it the label `NAME=VALUE`"},
 			&cli.StringSliceFlag{Name: "opt", Aliases: []string{"o"}, Usage: "set the driver's `OPTION=VALUE`: com.docker.network.bridge.name"},
@@ -78,10 +80,21 @@ Examples:
 }
 
 func networkConfigOf(c *cli.Context) (network.Config, error) {
-	config := network.Config{Name: c.Args().First(), Driver: c.String("driver"), Internal: c.Bool("internal")}
+	config := network.Config{Name: c.Args().First(), Driver: c.String("driver"), Internal: c.Bool("internal"), Attachable: c.Bool("attachable")}
 	var err error
 	if config.Labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return config, err
+	}
+	for _, value := range c.StringSlice("aux-address") {
+		name, text, _ := strings.Cut(value, "=")
+		address, err := netip.ParseAddr(text)
+		if err != nil || name == "" {
+			return config, usageError("--aux-address %q: want NAME=ADDRESS, such as router=10.5.0.254", value)
+		}
+		if config.Reserved == nil {
+			config.Reserved = map[string]netip.Addr{}
+		}
+		config.Reserved[name] = address
 	}
 	config.Options = map[string]string{}
 	for _, option := range c.StringSlice("opt") {

@@ -21,7 +21,7 @@ type networkDetails struct {
 	IPAM       struct {
 		Driver  string
 		Options map[string]string
-		Config  []map[string]string
+		Config  []networkAddresses
 	}
 	Internal   bool
 	Attachable bool
@@ -29,6 +29,27 @@ type networkDetails struct {
 	Containers map[string]networkContainer
 	Options    map[string]string
 	Labels     map[string]string
+}
+
+// networkAddresses are those of one kind.
+type networkAddresses struct {
+	Subnet             string
+	IPRange            string `json:",omitempty"`
+	Gateway            string
+	AuxiliaryAddresses map[string]string `json:",omitempty"`
+}
+
+func networkAddressesOf(n *network.Network, subnet netip.Prefix, gateway netip.Addr) networkAddresses {
+	a := networkAddresses{Subnet: subnet.String(), Gateway: gateway.String()}
+	for what, address := range n.Reserved {
+		if subnet.Contains(address) {
+			if a.AuxiliaryAddresses == nil {
+				a.AuxiliaryAddresses = map[string]string{}
+			}
+			a.AuxiliaryAddresses[what] = address.String()
+		}
+	}
+	return a
 }
 
 type networkContainer struct {
@@ -41,19 +62,19 @@ type networkContainer struct {
 
 func networkDetailsOf(n *network.Network) (networkDetails, error) {
 	d := networkDetails{
-		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true, Internal: n.Internal,
+		Name: n.Name, ID: n.ID, Created: n.Created, Scope: "local", Driver: n.Driver, EnableIPv4: true, Internal: n.Internal, Attachable: n.Attachable,
 		Containers: map[string]networkContainer{}, Labels: n.Labels, Options: map[string]string{network.OptionBridgeName: n.Bridge},
 	}
 	for name, value := range n.Options {
 		d.Options[name] = value
 	}
-	addresses := map[string]string{"Subnet": n.Subnet.String(), "Gateway": n.Gateway.String()}
+	addresses := networkAddressesOf(n, n.Subnet, n.Gateway)
 	if n.Range.IsValid() {
-		addresses["IPRange"] = n.Range.String()
+		addresses.IPRange = n.Range.String()
 	}
-	d.IPAM.Driver, d.IPAM.Options, d.IPAM.Config = "default", map[string]string{}, []map[string]string{addresses}
+	d.IPAM.Driver, d.IPAM.Options, d.IPAM.Config = "default", map[string]string{}, []networkAddresses{addresses}
 	if d.EnableIPv6 = n.IPv6; n.IPv6 {
-		d.IPAM.Config = append(d.IPAM.Config, map[string]string{"Subnet": n.Subnet6.String(), "Gateway": n.Gateway6.String()})
+		d.IPAM.Config = append(d.IPAM.Config, networkAddressesOf(n, n.Subnet6, n.Gateway6))
 	}
 	endpoints, err := n.Endpoints()
 	for _, e := range endpoints {
