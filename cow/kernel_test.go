@@ -45,7 +45,7 @@ func (w *tree) mountKernel(writable bool, options ...string) (mnt string, unmoun
 func unmountPatiently(t *testing.T, path string) {
 	t.Helper()
 	err := unix.Unmount(path, 0)
-	for deadline := time.Now().Add(10 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(path, 0) {
+	for deadline := time.Now().Add(time.Minute); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(path, 0) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	must(t, err)

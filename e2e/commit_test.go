@@ -44,7 +44,7 @@ func TestCommitRunning(t *testing.T) {
 		}
 		// It goes on.
 		before := c.must(t, "exec", "live", "cat", "/sum")
-		c.script(t, `was=$($UNIONFS exec live cat /a); n=0; while [ "$($UNIONFS exec live cat /a)" = "$was" ]; do n=$((n+1)); test $n -lt 50; sleep 0.1; done`)
+		c.script(t, `was=$($UNIONFS exec live cat /a); n=0; while [ "$($UNIONFS exec live cat /a)" = "$was" ]; do n=$((n+1)); test $n -lt 600; sleep 0.1; done`)
 		if out := c.script(t, `$UNIONFS export live | tar -xO sum`); out != before {
 			t.Errorf("exported %q", out)
 		}

@@ -47,7 +47,7 @@ run --rm --cwd /tmp --env A=b --read-only --mount type=bind,src=$PWD/volume,dst=
 	sh -c 'pwd; echo $A; touch /x 2> /dev/null || echo refused; cat /v/file; touch /v/x 2> /dev/null || echo refused'
 run --rm --privileged $image a sh -c 'grep -c CapEff:.*1ff /proc/self/status'
 echo == detached
-run -d $image one sh -c 'trap "exit 3" TERM; while :; do sleep 0.05; done'
+run -d $image one sh -c 'trap "exit 3" TERM; touch /trapped; while :; do sleep 0.05; done'
 ctr task ls | awk '/^one/ { print $3 }'
 ctr task exec --exec-id x one sh -c 'echo exec; kill -0 1 && echo other'
 code ctr task exec --exec-id x one sh -c 'exit 9'
@@ -58,6 +58,7 @@ ctr task pause one
 ctr task ls | awk '/^one/ { print $3 }'
 ctr task resume one
 ctr task ls | awk '/^one/ { print $3 }'
+until ctr task exec --exec-id y one test -e /trapped; do sleep 0.05; done
 ctr task kill -s TERM one
 until ctr task ls | grep -q 'one.*STOPPED'; do sleep 0.05; done
 ctr task rm one 2>&1 | grep -o 'exit code 3'

@@ -25,7 +25,7 @@ func TestPauseAndEvents(t *testing.T) {
 		c.must(t, "rename", "web", "other")
 		c.must(t, "pause", "other")
 		// A paused one ends as any other.
-		c.must(t, "stop", "-t", "30", "other")
+		c.must(t, "stop", "-t", "60", "other")
 		c.must(t, "volume", "create", "v")
 		c.must(t, "volume", "rm", "v")
 		c.must(t, "rm", "other")

@@ -34,11 +34,7 @@ func TestIPv6(t *testing.T) {
 }
 
 func testIPv6(t *testing.T, n *networked) {
-	outside := inside(n.outside, exec.Command(peerProgram(t), "serve", "80"))
-	if err := outside.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
+	n.serveOutside(t, "80")
 	n.must(t, "network", "create", "--ipv6", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "web")
 	n.must(t, "network", "create", "--ipv6", "other") // with a subnet that is chosen
 	n.must(t, "network", "create", "--ipv6", "--internal", "--subnet", "fd79::/64", "closed")

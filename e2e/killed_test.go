@@ -286,7 +286,7 @@ func TestRuntimeKilled(t *testing.T) {
 		}
 	}
 	// Nothing of the program that waits, or would wait for ever, to become a command.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		var left []string
 		for _, name := range paths(filepath.Glob("/proc/[0-9]*/cmdline")) {
 			if line, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(line), "unionfs-oci-init") {

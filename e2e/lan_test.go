@@ -70,6 +70,23 @@ func inside(ns string, command *exec.Cmd) *exec.Cmd {
 	return command
 }
 
+// serveOutside has somebody beyond the machine answer on ports, by TCP and UDP, until the test ends.
+func (l *lan) serveOutside(t *testing.T, ports ...string) {
+	t.Helper()
+	peer := inside(l.outside, exec.Command(peerProgram(t), append([]string{"serve"}, ports...)...))
+	output, err := peer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { peer.Process.Kill(); peer.Wait() })
+	if line, err := bufio.NewReader(output).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("the peer outside said %q: %v", line, err)
+	}
+}
+
 // left lists what is in the machine's network besides what newLAN made: interfaces and tables of the firewall.
 func (l *lan) left(t *testing.T) (found []string) {
 	t.Helper()

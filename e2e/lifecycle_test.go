@@ -13,7 +13,7 @@ import (
 func TestLifecycle(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
 		importBusybox(t, c)
-		const script = `echo "$GREETING"; echo err >&2; trap 'echo bye; exit 4' USR1; while :; do sleep 0.02; done`
+		const script = `trap 'echo bye; exit 4' USR1; echo "$GREETING"; echo err >&2; while :; do sleep 0.02; done`
 		// The session that starts it is gone when this returns.
 		id := strings.TrimSpace(c.script(t, `setsid -w "$UNIONFS" run -d --name web -l job=x -e GREETING=hello --stop-signal USR1 --log-opt max-size=1m --log-opt labels=job,none --log-opt env=GREETING bb:1 sh -c "$1"`, script))
 		t.Cleanup(func() { c.try(t, "rm", "-f", "web", "other", "made") })
@@ -87,7 +87,7 @@ func TestLifecycle(t *testing.T) {
 			t.Errorf("the init: %v", err)
 		}
 
-		if got := c.must(t, "stop", "other"); got != "other\n" {
+		if got := c.must(t, "stop", "-t", "60", "other"); got != "other\n" {
 			t.Errorf("stop: %q", got)
 		}
 		if got := c.must(t, "wait", "other"); got != "4\n" {

@@ -103,7 +103,7 @@ func newCaller(t *testing.T, kind string) *caller {
 func (c *caller) checkNothingLeft(t *testing.T) {
 	t.Helper()
 	processes := c.processes()
-	for deadline := time.Now().Add(5 * time.Second); len(processes) > 0 && time.Now().Before(deadline); processes = c.processes() {
+	for deadline := time.Now().Add(time.Minute); len(processes) > 0 && time.Now().Before(deadline); processes = c.processes() {
 		time.Sleep(20 * time.Millisecond)
 	}
 	for pid, line := range processes {
@@ -260,7 +260,7 @@ func run(t *testing.T, command *exec.Cmd) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
-	command.WaitDelay = 10 * time.Second
+	command.WaitDelay = time.Minute
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}

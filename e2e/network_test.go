@@ -82,11 +82,7 @@ func TestNetwork(t *testing.T) {
 var networkKinds = []string{"root", "user with subordinate IDs", "user without subordinate IDs"}
 
 func testNetwork(t *testing.T, n *networked) {
-	outside := inside(n.outside, exec.Command(peerProgram(t), "serve", "80"))
-	if err := outside.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
+	n.serveOutside(t, "80")
 
 	n.must(t, "network", "create", "--subnet", "10.77.0.0/24", "--ip-range", "10.77.0.128/25", "--label", "of=test", "web")
 	n.must(t, "network", "create", "other")

@@ -72,7 +72,7 @@ func TestOtherRuntime(t *testing.T) {
 			caller.Process.Kill()
 			caller.Wait()
 			waitFor(t, func() bool { return c.try(t, "exec", "back", "rm", "/asked").code == 0 })
-			c.must(t, "stop", "back")
+			c.must(t, "stop", "-t", "60", "back")
 			if got := c.must(t, "logs", "back"); got != "started\nended\n" {
 				t.Errorf("logs: %q", got)
 			}

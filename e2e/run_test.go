@@ -160,12 +160,12 @@ func start(t *testing.T, c *caller, command *exec.Cmd) {
 	waitFor(t, func() bool { return strings.Contains(c.must(t, "ps", "--format", "json"), `"State":"running"`) })
 }
 
-// waitFor waits until the condition holds, for at most twenty seconds.
+// waitFor waits until the condition holds, for at most two minutes.
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited for twenty seconds")
+			t.Fatal("waited for two minutes")
 		}
 	}
 }

@@ -60,7 +60,7 @@ podman exec -d one sh -c 'sleep 0.1; echo x > /made' >&2
 until podman exec one test -e /made; do sleep 0.05; done
 podman top one pid comm | grep -c '^1 *sh'
 podman run --rm --network=container:one --ipc=container:one --pid=container:one $image cat /proc/1/comm
-podman stop -t 20 one >&2
+podman stop -t 60 one >&2
 podman logs one
 podman inspect -f '{{.State.Status}} {{.State.ExitCode}}' one
 podman start one >&2

@@ -80,7 +80,7 @@ func TestSharedPIDs(t *testing.T) {
 			t.Errorf("left: %q", left)
 		}
 		theirs := c.must(t, "exec", "one", "readlink", "/proc/self/ns/pid")
-		c.must(t, "run", "-d", "--name", "two", "--pid", "container:one", "-e", mark, "bb:1", "sh", "-c", "trap 'exit 4' TERM; (setsid sleep 1002 &); while :; do sleep 0.02; done")
+		c.must(t, "run", "-d", "--name", "two", "--pid", "container:one", "-e", mark, "bb:1", "sh", "-c", "trap 'exit 4' TERM; echo ready; (setsid sleep 1002 &); while :; do sleep 0.02; done")
 		if got := c.must(t, "exec", "two", "sh", "-c", "readlink /proc/self/ns/pid; until pidof sleep > /dev/null; do sleep 0.02; done; grep -l '100[1]' /proc/[0-9]*/cmdline | wc -l"); got != theirs+"1\n" {
 			t.Errorf("with another container's: %q, want %q", got, theirs)
 		}
@@ -91,7 +91,8 @@ func TestSharedPIDs(t *testing.T) {
 		if err := json.Unmarshal([]byte(c.must(t, "inspect", "two")), &all); err != nil || !strings.HasPrefix(all[0].HostConfig.PidMode, "container:") {
 			t.Errorf("inspect: %+v, %v", all, err)
 		}
-		c.must(t, "stop", "two")
+		waitFor(t, func() bool { return c.must(t, "logs", "two") == "ready\n" })
+		c.must(t, "stop", "-t", "60", "two")
 		if got := c.must(t, "wait", "two"); got != "4\n" {
 			t.Errorf("stopped: %q", got)
 		}

@@ -18,11 +18,7 @@ func TestUplinks(t *testing.T) {
 				t.Parallel()
 				n := newNetworked(t, kind)
 				n.uplink = program
-				outside := inside(n.outside, exec.Command(peerProgram(t), "serve", "80", "53"))
-				if err := outside.Start(); err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
+				n.serveOutside(t, "80", "53")
 				n.must(t, "network", "create", "web")
 				n.serve(t, "a", "--network", "web", "-p", "8080:80")
 				n.serve(t, "b", "--network", "web")

@@ -42,7 +42,7 @@ func nlink(t *testing.T, f *os.File) uint64 {
 // awaitParked waits until the work directory keeps so many files without a name.
 func (b *branches) awaitParked(t *testing.T, want int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		names, err := os.ReadDir(filepath.Join(b.work, "parked"))
 		if err != nil {
 			t.Fatal(err)

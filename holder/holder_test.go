@@ -142,7 +142,7 @@ func newWorld(t *testing.T, life string, change func(*holder.Config)) *world {
 // last waits until as many servers have started, and returns the process ID of the last.
 func (w *world) last(t *testing.T, starts int) int {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(filepath.Join(w.dir, "starts"))
 		if errors.Is(err, os.ErrNotExist) && starts == 1 && len(w.done) > 0 {
 			return 0

@@ -98,7 +98,7 @@ func TestPausedOrphan(t *testing.T) {
 	must(t, process.Kill())
 	state, err := OpenState(w.state)
 	must(t, err)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		_, err := state.List() // sweeps
 		must(t, err)
 		if _, err := os.Stat("/proc/" + strconv.Itoa(st.InitPID)); os.IsNotExist(err) {

@@ -61,7 +61,8 @@ func serveInBackground(c *cli.Context, r mountRequest) error {
 	return &exitError{code: exitCode(err)}
 }
 
-// linkOrHold is the beginning of a process of a mount in the background. The server goes on with a link; the holder does all that it
+// linkOrHold is the beginning of a process of a mount in the background. That is two processes with the same arguments: the holder, which
+// keeps the mount alive, and the server, which the holder starts, again whenever it is killed (see package holder). The server goes on with a link; the holder does all that it
 // has to do in it, and held is then true.
 func linkOrHold(args []string, target string) (link *holder.Link, held bool, err error) {
 	link, err = holder.Attach()
