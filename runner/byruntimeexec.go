@@ -5,10 +5,10 @@ import (
 	"os"
 	"syscall"
 
-	"unionfs/internal/executable"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // exec runs another command for the process at the other end of the last of fds; the first three are its streams.
@@ -81,10 +81,15 @@ func (b *byRuntime) otherCommand(request *execRequest, w *wire, streams [3]*os.F
 		go waitFor(pid)
 		return codeDetached, nil
 	}
+	command, err := os.FindProcess(pid) // by a descriptor: what signals come after its end are nobody's
+	if err != nil {
+		return exitOurs, err
+	}
+	defer command.Release()
 	ended, listening := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(listening)
-		listenForCommand(w, request.Terminal, nil, ended, func(sig unix.Signal, _ bool) { _ = unix.Kill(pid, sig) })
+		listenForCommand(w, request.Terminal, nil, ended, func(sig unix.Signal, _ bool) { _ = command.Signal(sig) })
 	}()
 	ws := waitFor(pid)
 	close(ended)
