@@ -49,17 +49,7 @@ func (l *lan) machine(t *testing.T, script string) string {
 	t.Helper()
 	holder := exec.Command("unshare", "--net", "--mount", "sh", "-euc", script+"\necho ready; exec sleep infinity")
 	holder.Stderr = os.Stderr
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("making a network: %q, %v", line, err)
-	}
+	startReady(t, holder)
 	return fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
 }
 
@@ -73,17 +63,22 @@ func inside(ns string, command *exec.Cmd) *exec.Cmd {
 // serveOutside has somebody beyond the machine answer on ports, by TCP and UDP, until the test ends.
 func (l *lan) serveOutside(t *testing.T, ports ...string) {
 	t.Helper()
-	peer := inside(l.outside, exec.Command(peerProgram(t), append([]string{"serve"}, ports...)...))
-	output, err := peer.StdoutPipe()
+	startReady(t, inside(l.outside, exec.Command(peerProgram(t), append([]string{"serve"}, ports...)...)))
+}
+
+// startReady starts a command, which is killed when the test ends, and waits until it says that it is ready.
+func startReady(t *testing.T, command *exec.Cmd) {
+	t.Helper()
+	output, err := command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := peer.Start(); err != nil {
+	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { peer.Process.Kill(); peer.Wait() })
+	t.Cleanup(func() { command.Process.Kill(); command.Wait() })
 	if line, err := bufio.NewReader(output).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("the peer outside said %q: %v", line, err)
+		t.Fatalf("%q said %q: %v", command.Args, line, err)
 	}
 }
 

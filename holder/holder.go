@@ -10,9 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"unionfs/internal/executable"
-
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // Config says how to run servers.

@@ -33,8 +33,7 @@ func OwnerPolicy() (cow.OwnerPolicy, error) {
 // HasOneID reports whether this process's user namespace has a single user ID.
 func HasOneID() (bool, error) {
 	owners, err := OwnerPolicy()
-	if err != nil {
-		return false, err
-	}
-	return len(owners.UIDs) == 1 && owners.UIDs[0].Size == 1, nil
+	return err == nil && isOneID(&owners), err
 }
+
+func isOneID(owners *cow.OwnerPolicy) bool { return len(owners.UIDs) == 1 && owners.UIDs[0].Size == 1 }

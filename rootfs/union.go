@@ -32,7 +32,7 @@ func (s *Serving) ContainerUnion(root string, container *runner.Container) (*cow
 // recordsOwners reports whether a container's upper branch has owners that this process's user namespace doesn't have, which
 // has to be where that has one ID.
 func recordsOwners(container *runner.Container, owners *cow.OwnerPolicy) (bool, error) {
-	if len(owners.UIDs) == 1 && owners.UIDs[0].Size == 1 {
+	if isOneID(owners) {
 		return true, nil
 	}
 	return cow.RecordsOwners(container.Upper())

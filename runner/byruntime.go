@@ -16,11 +16,11 @@ import (
 	"syscall"
 	"time"
 
-	"unionfs/internal/executable"
-
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // AnnotationRuntime is the path of another OCI runtime that makes the container, in the place of this package's init.
@@ -143,16 +143,10 @@ func (b *byRuntime) run() (code int, err error) {
 	if b.aborted.Load() {
 		b.kill()
 	}
+	if err := handOverConsole(console, b.wire, false); err != nil {
+		return exitOurs, err
+	}
 	if terminal {
-		master, err := console.receive()
-		if err != nil {
-			return exitOurs, err
-		}
-		err = b.wire.send(message{Kind: msgConsole}, int(master.Fd()))
-		master.Close()
-		if err != nil {
-			return exitOurs, err
-		}
 		<-b.ready
 	}
 	if err := b.command("start", b.container.ID).Run(); err != nil {

@@ -114,7 +114,7 @@ func (b *byRuntime) otherProcess(request *execRequest) (*specs.Process, error) {
 	return process, nil
 }
 
-// handOverConsole gives the terminal of a command that runs, if it has one, to who wants the command; or, with discarded, to nobody.
+// handOverConsole gives the terminal of a command, if it has one, to who wants the command; or, with discarded, to nobody.
 func handOverConsole(console *runtimeConsole, w *wire, discarded bool) error {
 	if console == nil {
 		return nil

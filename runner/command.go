@@ -10,10 +10,10 @@ import (
 	"strings"
 	"syscall"
 
-	"unionfs/internal/executable"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // startCommand starts the container's command as a child of PID 1, in a session of its own. The root has been changed to

@@ -9,9 +9,9 @@ import (
 	"strconv"
 	"syscall"
 
-	"unionfs/internal/executable"
-
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/executable"
 )
 
 // Join are namespaces that exist already, and that the supervisor of an ordinary user's container enters instead of making

@@ -97,7 +97,7 @@ func (r *containerRoot) hold(c holder.Config) (held chan error, err error) {
 		return nil, err
 	}
 	target := r.target
-	c.Program, c.Args, c.Embedded, c.Device = program, Arguments(r.root, ServeVerb, r.container.ID), true, holder.KeptDevice
+	c.Program, c.Args, c.Embedded, c.Device = program, arguments(r.root, serveVerb, r.container.ID), true, holder.KeptDevice
 	c.Questions = holder.NewQuestions()
 	c.Upgrades = func() (*holder.Listener, error) { return holder.ListenFor(target) }
 	held = make(chan error, 1)

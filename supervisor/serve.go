@@ -22,7 +22,7 @@ func serve(root, id string) error {
 	}
 	link, err := holder.Attach()
 	if err == nil && link == nil {
-		err = fmt.Errorf("%s is started by a container's supervisor", ServeVerb)
+		err = fmt.Errorf("%s is started by a container's supervisor", serveVerb)
 	}
 	if err != nil {
 		return err

@@ -17,17 +17,19 @@ import (
 
 // What the program is called with, behind --root and the state's root, and before a container's ID.
 const (
-	Verb      = "supervise-container" // its supervisor
-	ServeVerb = "serve-container"     // the server of its root, which the supervisor starts
+	superviseVerb = "supervise-container" // its supervisor
+	serveVerb     = "serve-container"     // the server of its root, which the supervisor starts
 )
 
-// Arguments are those of the program for a verb.
-func Arguments(root, verb, id string) []string { return []string{"--root", root, verb, id} }
+// Arguments start the supervisor of a container.
+func Arguments(root, id string) []string { return arguments(root, superviseVerb, id) }
+
+func arguments(root, verb, id string) []string { return []string{"--root", root, verb, id} }
 
 // errSaid is the end of a process whose error somebody else has heard, and says.
 var errSaid = errors.New("the error was passed on")
 
-// Main is the program's entry in the place of any other, if args, with the program's name first, are what [Arguments] returns. It returns
+// Main is the program's entry in the place of any other, if args, with the program's name first, are what arguments returns. It returns
 // the exit code, or that they are something else.
 func Main(args []string) (code int, ok bool) {
 	if len(args) != 5 || args[1] != "--root" || !filepath.IsAbs(args[2]) {
@@ -36,9 +38,9 @@ func Main(args []string) (code int, ok bool) {
 	root, verb, id := args[2], args[3], args[4]
 	var err error
 	switch verb {
-	case Verb:
+	case superviseVerb:
 		err, code = supervise(root, id), exitOurs
-	case ServeVerb:
+	case serveVerb:
 		err, code = serve(root, id), exitFailure
 	default:
 		return 0, false

@@ -62,7 +62,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, container.ID)})
+			files, err := container.OpenFiles(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, container.ID)})
 			if err != nil {
 				return err
 			}

@@ -91,7 +91,7 @@ func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
 		return nil
 	}
 	o := l.options(nil)
-	o.Supervisor = supervisor.Arguments(root, supervisor.Verb, id)
+	o.Supervisor = supervisor.Arguments(root, id)
 	return runner.StartAhead(o, l.terminal)
 }
 
@@ -102,7 +102,7 @@ func startInBackground(c *cli.Context, root string, container *runner.Container)
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, supervisor.Verb, container.ID), Join: join})
+	code, err := container.Start(c.Context, runner.StartOptions{Supervisor: supervisor.Arguments(root, container.ID), Join: join})
 	if err != nil {
 		return &exitError{code, err}
 	}
@@ -253,7 +253,7 @@ func runInFront(c *cli.Context, root string, container *runner.Container, o runn
 		return &exitError{exitRunFailed, err}
 	}
 	defer release()
-	o.Join, o.Supervisor, o.DetachKeys = join, supervisor.Arguments(root, supervisor.Verb, container.ID), keys
+	o.Join, o.Supervisor, o.DetachKeys = join, supervisor.Arguments(root, container.ID), keys
 	code, err := container.Run(c.Context, o)
 	if errors.Is(err, runner.ErrDetached) {
 		fmt.Fprintln(c.App.ErrWriter, "read escape sequence")

@@ -85,14 +85,12 @@ func networkConfigOf(c *cli.Context) (network.Config, error) {
 	if config.Labels, err = parseLabels(c.StringSlice("label")); err != nil {
 		return config, err
 	}
+	config.Reserved = map[string]netip.Addr{}
 	for _, value := range c.StringSlice("aux-address") {
 		name, text, _ := strings.Cut(value, "=")
 		address, err := netip.ParseAddr(text)
 		if err != nil || name == "" {
 			return config, usageError("--aux-address %q: want NAME=ADDRESS, such as router=10.5.0.254", value)
-		}
-		if config.Reserved == nil {
-			config.Reserved = map[string]netip.Addr{}
 		}
 		config.Reserved[name] = address
 	}

@@ -40,12 +40,9 @@ type networkAddresses struct {
 }
 
 func networkAddressesOf(n *network.Network, subnet netip.Prefix, gateway netip.Addr) networkAddresses {
-	a := networkAddresses{Subnet: subnet.String(), Gateway: gateway.String()}
+	a := networkAddresses{Subnet: subnet.String(), Gateway: gateway.String(), AuxiliaryAddresses: map[string]string{}}
 	for what, address := range n.Reserved {
 		if subnet.Contains(address) {
-			if a.AuxiliaryAddresses == nil {
-				a.AuxiliaryAddresses = map[string]string{}
-			}
 			a.AuxiliaryAddresses[what] = address.String()
 		}
 	}
