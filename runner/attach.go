@@ -22,7 +22,7 @@ type audience struct {
 // maxUnread is in bytes.
 const maxUnread = 4 << 20
 
-// endGrace is how long the end of a container waits for those who read slowly.
+// endGrace is how long the end of a container waits for those who read slowly, with each piece of its output; killLimit with all.
 const endGrace = 2 * time.Second
 
 // attachment is one who is attached.
@@ -33,8 +33,9 @@ type attachment struct {
 	mu     sync.Mutex
 	more   *sync.Cond
 	queue  []chunk
-	size   int  // of the queue, in bytes
-	closed bool // nothing more comes
+	size   int       // of the queue, in bytes
+	closed bool      // nothing more comes
+	last   time.Time // when writing ends, once the container has
 	done   chan struct{}
 }
 
@@ -82,6 +83,9 @@ func (a *audience) remove(at *attachment) {
 	delete(a.all, at)
 	a.mu.Unlock()
 	at.finish()
+	at.mu.Lock()
+	at.queue = nil
+	at.mu.Unlock()
 	for _, f := range at.outputs {
 		_ = f.SetDeadline(time.Now()) // a write that waits ends
 	}
@@ -95,10 +99,11 @@ func (a *audience) end(end outcome) {
 	a.all, a.over = nil, true
 	a.mu.Unlock()
 	for at := range all {
+		at.mu.Lock()
+		at.last = time.Now().Add(killLimit)
+		at.mu.Unlock()
 		at.finish()
-		for _, f := range at.outputs {
-			_ = f.SetWriteDeadline(time.Now().Add(endGrace))
-		}
+		at.hurry(at.last)
 	}
 	for at := range all {
 		<-at.done
@@ -131,6 +136,17 @@ func (at *attachment) finish() {
 	at.more.Signal()
 }
 
+// hurry bounds how long a write may take, but for not longer than until last.
+func (at *attachment) hurry(last time.Time) {
+	limit := time.Now().Add(endGrace)
+	if limit.After(last) {
+		limit = last
+	}
+	for _, f := range at.outputs {
+		_ = f.SetWriteDeadline(limit)
+	}
+}
+
 // run writes what comes.
 func (at *attachment) run() {
 	defer close(at.done)
@@ -150,7 +166,11 @@ func (at *attachment) run() {
 		}
 		c := at.queue[0]
 		at.queue = at.queue[1:]
+		last := at.last
 		at.mu.Unlock()
+		if !last.IsZero() {
+			at.hurry(last)
+		}
 		if _, err := at.outputs[c.stream].Write(c.data); err != nil {
 			at.finish()
 			at.mu.Lock()

@@ -28,7 +28,7 @@ func TestDetachKeys(t *testing.T) {
 		all, err := (&State{root: w.state}).List()
 		must(t, err)
 		c := all[0]
-		t.Cleanup(func() { _ = c.Kill(20 * time.Second) })
+		t.Cleanup(func() { _ = c.Kill(time.Minute) })
 		if st, err := c.Status(); err != nil || st.State != StateRunning {
 			t.Fatalf("%+v, %v", st, err)
 		}
@@ -37,7 +37,7 @@ func TestDetachKeys(t *testing.T) {
 		eventually(t, "attached", func() bool {
 			io.WriteString(second.master, "two\n")
 			time.Sleep(20 * time.Millisecond)
-			return strings.Contains(second.output(), "got two")
+			return strings.Contains(second.output(), "got two at 33 99") // it has heard of the new size too
 		})
 		third := w.sitAt(w.verb("test-attach", w.state, c.ID))
 		io.WriteString(third.master, "three\n")

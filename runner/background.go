@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -181,17 +182,40 @@ func (s *streams) closeCommand() {
 // only one that was handed a stream from inside can keep it open.
 const logGrace = 2 * time.Second
 
+// awaitRead waits until what was written is read, or all is done: however long a busy machine takes over it, nothing is lost.
+func (s *streams) awaitRead(done <-chan struct{}) {
+	for limit := time.Now().Add(killLimit); slices.ContainsFunc(s.ours, unread) && time.Now().Before(limit); {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// unread reports whether there is something to be read.
+func unread(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return err == nil && n > 0
+}
+
 // close waits for the end of the output and closes everything. The container's processes are gone.
 func (s *streams) close() {
 	if s == nil {
 		return
 	}
 	s.closeCommand()
+	done := make(chan struct{})
+	go func() { s.copying.Wait(); close(done) }()
+	s.awaitRead(done)
 	for _, r := range s.ours {
 		_ = r.SetReadDeadline(time.Now().Add(logGrace))
 	}
-	done := make(chan struct{})
-	go func() { s.copying.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(2 * logGrace): // a terminal knows no deadline

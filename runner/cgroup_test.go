@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -106,7 +107,7 @@ func TestOtherLimits(t *testing.T) {
 		if found["memory"] != "1048576;" || found["hugetlb"] != "4194304;" || found["blkio"] != blocks["blkio"] && found["io"] != blocks["io"] {
 			t.Errorf("limits in the kernel's files: %q", found)
 		}
-		must(t, d.container.Kill(20e9))
+		must(t, d.container.Kill(time.Minute))
 		if left := cgroupsLeft(t, w); len(left) > 0 {
 			t.Errorf("cgroups are left: %q", left)
 		}

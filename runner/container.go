@@ -121,7 +121,8 @@ type Status struct {
 // Status reports how the container is doing. What state.json says holds only as far as the lock agrees: a container
 // whose supervisor is dead is exited, with exit code 137 if the supervisor recorded none.
 func (c *Container) Status() (*Status, error) {
-	// The lock is looked at first: a supervisor that ends in between has written its last state before it let go.
+	// The lock is looked at first: a supervisor that ends in between has written its last state before it let go. One that was started
+	// in between has the lock now.
 	held, err := c.lockHeld()
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.Name, err)
@@ -130,15 +131,29 @@ func (c *Container) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !held && (st.State == StateRunning || st.State == StateRestarting) {
-		// The supervisor may have started, been seen without lock, and finished only now; state.json is then
-		// already exited. Running without a lock means killed.
-		st.State = StateExited
-		st.ExitCode = exitUnknown
-		st.Error = "the supervisor was killed; how the command ended is not known"
+	if !held && st.active() {
+		if held, err = c.lockHeld(); err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		if st, err = c.readStatus(); err != nil {
+			return nil, err
+		}
+	}
+	if !held && st.active() {
+		// Without the lock, before and after, it means that the supervisor was killed.
+		st.noteKilled()
 	}
 	return st, nil
 }
+
+// noteKilled is what is known of a container whose supervisor was killed.
+func (st *Status) noteKilled() {
+	st.State, st.ExitCode = StateExited, exitUnknown
+	st.Error = "the supervisor was killed; how the command ended is not known"
+}
+
+// active reports whether a supervisor was at work when the state was written.
+func (st *Status) active() bool { return st.State == StateRunning || st.State == StateRestarting }
 
 // exitUnknown is the exit code of a container whose supervisor died: with it the kernel killed the container by SIGKILL.
 const exitUnknown = 128 + int(unix.SIGKILL)

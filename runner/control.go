@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,9 @@ type control struct {
 	supervisor *supervisor
 	fd         int
 	path       string
+
+	accepting chan struct{}  // closed when nobody is let in any more
+	reading   sync.WaitGroup // those who were let in and may yet ask for the end
 
 	mu      sync.Mutex
 	waiters map[*wire]bool // those to tell of the end
@@ -50,7 +54,7 @@ func (s *supervisor) listen() (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{supervisor: s, fd: fd, path: s.container.controlPath(), waiters: map[*wire]bool{}}
+	c := &control{supervisor: s, fd: fd, path: s.container.controlPath(), accepting: make(chan struct{}), waiters: map[*wire]bool{}}
 	if err := os.Remove(c.path); err != nil && !errors.Is(err, os.ErrNotExist) { // a killed supervisor's
 		unix.Close(fd)
 		return nil, err
@@ -88,11 +92,34 @@ func (c *control) tell(end outcome) {
 	}
 }
 
+// answerLate tells those of the end who had connected before it and were not served yet: they can't read it in state.json any more where
+// the container is gone. One who says nothing is left alone after a while.
+func (c *control) answerLate() {
+	if c == nil {
+		return
+	}
+	answered := make(chan struct{})
+	go func() {
+		<-c.accepting // the kernel gives us those who are in the queue of a socket that is shut down
+		c.reading.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-time.After(lateLimit):
+	}
+}
+
+// lateLimit is how long the end of a container that removes itself waits for those who have connected and say nothing.
+const lateLimit = 5 * time.Second
+
 func (c *control) accept() {
+	defer close(c.accepting)
 	for {
 		fd, _, err := unix.Accept4(c.fd, unix.SOCK_CLOEXEC)
 		switch {
 		case err == nil:
+			c.reading.Add(1)
 			go c.serve(fd)
 		case errors.Is(err, unix.EINVAL): // shut down
 			return
@@ -108,11 +135,16 @@ func (c *control) accept() {
 func (c *control) serve(fd int) {
 	w := &wire{fd: fd}
 	defer unix.Close(fd) // no shutdown: the init may have the connection
+	read := sync.OnceFunc(c.reading.Done)
+	defer read()
 	// Its message is taken also if it is turned away: closed with something unread, the connection would lose our answer.
 	m, fds, err := w.recv()
 	defer closeAll(fds)
 	if err != nil {
 		return
+	}
+	if m.Kind != msgWait {
+		read() // for the others, no answer is one
 	}
 	if err := checkPeer(fd); err != nil {
 		_ = w.send(message{Kind: msgExited, Code: exitOurs, Error: err.Error()})
@@ -132,6 +164,7 @@ func (c *control) serve(fd int) {
 		}
 		c.waiters[w] = true
 		c.mu.Unlock()
+		read()
 		_, fds, _ := w.recv() // until it goes, or is told
 		closeAll(fds)
 		c.mu.Lock()

@@ -33,7 +33,7 @@ func (w *ward) detach(r *request) *detached {
 	d := &detached{ward: w}
 	d.container, err = (&State{root: w.state}).Get(strings.TrimSpace(res.stdout))
 	must(w.t, err)
-	w.t.Cleanup(func() { _ = d.container.Kill(20 * time.Second) })
+	w.t.Cleanup(func() { _ = d.container.Kill(time.Minute) })
 	d.status, err = d.container.Status()
 	must(w.t, err)
 	return d
@@ -86,7 +86,7 @@ func TestBackground(t *testing.T) {
 		})
 		waiting := d.verb("test-wait", d.state, d.container.ID)
 		must(t, waiting.Start())
-		if res := d.do("test-stop", "20s"); res.code != 0 {
+		if res := d.do("test-stop", "1m"); res.code != 0 {
 			t.Errorf("stop: %+v", res)
 		}
 		if _ = waiting.Wait(); waiting.ProcessState.ExitCode() != 9 {
@@ -206,7 +206,7 @@ func TestBackgroundKilled(t *testing.T) {
 			if res := d.do("test-again", w.root); res.code != 0 {
 				t.Errorf("%s killed: starting again: %+v", victim, res)
 			}
-			must(t, d.container.Kill(20*time.Second))
+			must(t, d.container.Kill(time.Minute))
 		}
 	})
 }
@@ -280,7 +280,7 @@ func TestRename(t *testing.T) {
 		t.Error("half is a name")
 	}
 	must(t, other.Rename("half"))
-	must(t, d.container.Kill(20*time.Second))
+	must(t, d.container.Kill(time.Minute))
 	eventually(t, "it removed itself", func() bool { _, err := st.Get(d.container.ID); return err != nil })
 	must(t, other.Rename("new"))
 }

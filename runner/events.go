@@ -131,15 +131,21 @@ func (s *State) Events(ctx context.Context, o EventOptions, yield func(Event) er
 		}
 		return yield(e)
 	}
+	// Opened before the one before it is read: it may become that at any time.
+	f, err := os.Open(s.eventsPath())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer func() { f.Close() }()
 	if old, err := os.Open(s.eventsPath() + ".1"); err == nil {
-		_, err = readLines(old, wanted)
+		if f == nil || !sameFile(f, s.eventsPath()+".1") {
+			_, err = readLines(old, wanted)
+		}
 		old.Close()
 		if err != nil {
 			return err
 		}
 	}
-	var f *os.File
-	defer func() { f.Close() }()
 	for {
 		ending := ctx.Err() != nil || !o.Until.IsZero() && !time.Now().Before(o.Until)
 		if f == nil {

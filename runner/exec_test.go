@@ -93,9 +93,7 @@ func TestExec(t *testing.T) {
 		if res := first.exec(confined); res.stdout != want {
 			t.Errorf("the other command has\n%s\nthe first\n%s", res.stdout, want)
 		}
-		if m := d.inner(); m != 3 {
-			t.Errorf("%d processes are in the container, want 3", m)
-		}
+		eventually(t, "there are 3 processes in the container", func() bool { return d.inner() == 3 })
 	})
 }
 
@@ -113,7 +111,7 @@ func TestExecEnds(t *testing.T) {
 			cmd := d.verb(d.other(ExecOptions{Args: []string{"sh", "-c", script}})...)
 			var out bytes.Buffer
 			cmd.Stdout = &out
-			cmd.WaitDelay = 20 * time.Second
+			cmd.WaitDelay = 2 * time.Minute
 			_ = os.Remove(filepath.Join(w.root, "tmp/up"))
 			must(t, cmd.Start())
 			t.Cleanup(func() { _ = cmd.Process.Kill() })
@@ -131,7 +129,7 @@ func TestExecEnds(t *testing.T) {
 		eventually(t, "it was asked to end", func() bool { _, err := os.Stat(filepath.Join(w.root, "tmp/asked")); return err == nil })
 		eventually(t, "it is gone", func() bool { return d.inner() == 3 })
 		_, wait, _ = start("touch /tmp/up; sleep 1000; true")
-		must(t, d.container.Kill(20*time.Second))
+		must(t, d.container.Kill(time.Minute))
 		if code := wait(); code != 137 {
 			t.Errorf("the container was killed: code %d", code)
 		}
@@ -201,9 +199,7 @@ func TestExecMany(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := d.inner(); n != 3 {
-		t.Errorf("%d processes are left, want 3", n)
-	}
+	eventually(t, "3 processes are left", func() bool { return d.inner() == 3 })
 }
 
 // TestControlFromInside: a container that was given its own directory can't use the socket in it.

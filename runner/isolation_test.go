@@ -284,7 +284,7 @@ func TestHostSocketsUnreachable(t *testing.T) {
 	}()
 	port := ln.Addr().(*net.TCPAddr).Port
 	inEveryWorld(t, func(t *testing.T, w *ward) {
-		script := fmt.Sprintf("nc -w 2 127.0.0.1 %d </dev/null >/dev/null 2>&1 && echo reached || echo unreachable", port)
+		script := fmt.Sprintf("nc -w 60 127.0.0.1 %d </dev/null >/dev/null 2>&1 && echo reached || echo unreachable", port)
 		if got := w.output(w.shell(script)); got != "unreachable" {
 			t.Errorf("the host's loopback is %s", got)
 		}
@@ -298,14 +298,19 @@ func TestHostSocketsUnreachable(t *testing.T) {
 
 // TestHostsAbstractSocket tries a socket of the host's that has no place in the file system.
 func TestHostsAbstractSocket(t *testing.T) {
-	ln, err := net.Listen("unix", abstractSocket)
+	ln, err := net.Listen("unix", fmt.Sprintf("@unionfs-runner-test-%d", os.Getpid()))
 	must(t, err)
 	defer ln.Close()
+	try := func(w *ward) *request {
+		r := w.probe("abstract socket")
+		r.Spec.Process.Env = append(r.Spec.Process.Env, abstractSocketVariable+"="+ln.Addr().String())
+		return r
+	}
 	inEveryWorld(t, func(t *testing.T, w *ward) {
-		if got := w.probed(w.probe("abstract socket"))["abstract socket"]; got != "ECONNREFUSED" {
+		if got := w.probed(try(w))["abstract socket"]; got != "ECONNREFUSED" {
 			t.Errorf("on a private network: %s", got)
 		}
-		r := w.probe("abstract socket")
+		r := try(w)
 		ShareHostNetwork(r.Spec)
 		if got := w.probed(r)["abstract socket"]; got != "allowed" {
 			t.Errorf("on the host's network: %s", got)
@@ -387,7 +392,7 @@ func TestSharedNamespaces(t *testing.T) {
 		if err != nil || string(data) != "of the second\n" {
 			t.Errorf("the first sees %q, %v", data, err)
 		}
-		must(t, b.container.Kill(20*time.Second))
+		must(t, b.container.Kill(time.Minute))
 		if res := w.run(r); res.code != 125 || !strings.Contains(res.stderr, "not running") {
 			t.Errorf("with a container that has ended: %+v", res)
 		}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // LogLine is a line, or a part of one, that a container's command wrote.
@@ -189,44 +191,62 @@ func (r *logReader) read() (more bool, err error) {
 // openNext opens the file after the present one, or the oldest. It is nil if there is none.
 func (r *logReader) openNext() (*os.File, error) {
 	for {
-		names := []string{r.path}
-		at := -1 // where the present file is
-		for i := 0; ; i++ {
-			if i > 0 {
-				names = append(names, r.path+"."+strconv.Itoa(i))
-			}
-			if _, err := os.Lstat(names[i]); err != nil {
-				if i > 0 {
-					names = names[:i]
-					break
-				}
-				continue // being rotated, or not there yet
-			}
-			if r.file != nil && sameFile(r.file, names[i]) {
-				at = i
-			}
-		}
-		if at == 0 {
+		files, at := r.files()
+		switch {
+		case len(files) == 0 || at == 0:
 			return nil, nil
+		case at < 0 && r.file != nil && linked(r.file):
+			continue // it was being renamed
+		case at < 0:
+			at = len(files)
 		}
-		next := names[len(names)-1]
-		if at > 0 {
-			next = names[at-1]
-		}
-		f, err := os.Open(next)
+		next := files[at-1]
+		f, err := os.Open(next.name)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, nil // in the middle of a rotation: the next call finds it
 		}
 		if err != nil {
 			return nil, err
 		}
-		// If the files were rotated meanwhile, it may not be the next one.
-		if at > 0 && !sameFile(r.file, names[at]) {
+		// If the files were rotated meanwhile, it is another one.
+		if info, err := f.Stat(); err != nil || !os.SameFile(info, next.info) {
 			f.Close()
 			continue
 		}
 		return f, nil
 	}
+}
+
+// datedLog is one of a log's files.
+type datedLog struct {
+	name string
+	info os.FileInfo
+}
+
+// files lists the files of the log, the newest first, and says at which place the present one is; -1 if it isn't among them. They are
+// renamed one by one, the oldest first, so that one name may be free and the next not.
+func (r *logReader) files() (files []datedLog, at int) {
+	at = -1
+	name := r.path
+	for i, missing := 1, 0; missing < 2; i++ {
+		if info, err := os.Lstat(name); err != nil {
+			missing++
+		} else {
+			missing = 0
+			if r.file != nil && sameFile(r.file, name) {
+				at = len(files)
+			}
+			files = append(files, datedLog{name, info})
+		}
+		name = r.path + "." + strconv.Itoa(i)
+	}
+	return files, at
+}
+
+// linked reports whether an open file has a name.
+func linked(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
 }
 
 func parseLogLine(b []byte) (LogLine, bool) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -196,7 +197,7 @@ func TestOwnership(t *testing.T) {
 		if res := d.exec("chown 33:34 /tmp/file && mknod /tmp/zero c 1 5"); res.code != 0 {
 			t.Errorf("beside the first: %+v", res)
 		}
-		must(t, d.container.Kill(20e9))
+		must(t, d.container.Kill(time.Minute))
 		log, err = os.ReadFile(filepath.Join(d.container.Dir(), "owners"))
 		if want := fmt.Sprintf("owner %d 33:34\ndevice %d \"zero\" 20644 105\n", file, inode(".")); err != nil || string(log) != want {
 			t.Errorf("beside the first: kept %q, %v, want %q", log, err, want)

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// counting is a container in the background that adds a line to its log all the time, with a child of its own.
+// counting is a container in the background that adds a line to /tmp/lines all the time, with a child of its own.
 func counting(t *testing.T, w *ward) *Container {
 	t.Helper()
-	return w.detach(w.shell("(while :; do echo child; sleep 0.01; done) & while :; do echo parent; sleep 0.01; done")).container
+	return w.detach(w.shell("(while :; do echo child >>/tmp/lines; sleep 0.01; done) & while :; do echo parent >>/tmp/lines; sleep 0.01; done")).container
 }
 
 // TestPause holds a container, looks whether it stands still, and lets it go on; then ends one that is paused.
@@ -22,20 +22,16 @@ func TestPause(t *testing.T) {
 	inEveryWorld(t, func(t *testing.T, w *ward) {
 		c := counting(t, w)
 		size := func() int64 {
-			st, err := os.Stat(c.LogPath())
+			st, err := os.Stat(filepath.Join(w.root, "tmp/lines"))
 			if err != nil {
 				return 0
 			}
 			return st.Size()
 		}
-		moves := func() bool {
+		moves := func(what string) {
+			t.Helper()
 			before := size()
-			for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-				if size() > before {
-					return true
-				}
-			}
-			return false
+			eventually(t, what, func() bool { return size() > before })
 		}
 		ask := func(what string) {
 			t.Helper()
@@ -43,12 +39,8 @@ func TestPause(t *testing.T) {
 				t.Fatalf("%s: %+v", what, res)
 			}
 		}
-		if !moves() {
-			t.Fatal("it writes nothing")
-		}
+		moves("it writes")
 		ask("pause")
-		// What was in a pipe comes out.
-		time.Sleep(50 * time.Millisecond)
 		before := size()
 		time.Sleep(200 * time.Millisecond)
 		if after := size(); after != before {
@@ -66,9 +58,7 @@ func TestPause(t *testing.T) {
 			t.Errorf("exec while it is paused: %+v", res)
 		}
 		ask("unpause")
-		if !moves() {
-			t.Error("it doesn't go on")
-		}
+		moves("it goes on")
 		if res := finish(t, w.verb("test-unpause", w.state, c.ID)); res.code == 0 || !strings.Contains(res.stderr, "not paused") {
 			t.Errorf("unpaused twice: %+v", res)
 		}
@@ -98,16 +88,11 @@ func TestPausedOrphan(t *testing.T) {
 	must(t, process.Kill())
 	state, err := OpenState(w.state)
 	must(t, err)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	eventually(t, "the init is gone", func() bool {
 		_, err := state.List() // sweeps
 		must(t, err)
-		if _, err := os.Stat("/proc/" + strconv.Itoa(st.InitPID)); os.IsNotExist(err) {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the init is still there")
-		}
-	}
+		return gone(st.InitPID)
+	})
 }
 
 // TestEvents notes events from many at once, over the bound, and reads them back.
@@ -156,13 +141,16 @@ func TestEvents(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	got := make(chan string, 10)
+	since := time.Now()
 	go func() {
-		_ = state.Events(ctx, EventOptions{Since: time.Now()}, func(e Event) error { got <- e.Action; return nil })
+		_ = state.Events(ctx, EventOptions{Since: since}, func(e Event) error { got <- e.Action; return nil })
 	}()
-	time.Sleep(100 * time.Millisecond)
-	state.Note(Event{Type: "volume", Action: "one"})
-	if a := <-got; a != "one" {
-		t.Errorf("%q", a)
+	// The first may come before the reader, the second comes after it has begun.
+	for _, action := range []string{"zero", "one"} {
+		state.Note(Event{Type: "volume", Action: action})
+		if a := <-got; a != action {
+			t.Errorf("%q, want %q", a, action)
+		}
 	}
 	must(t, os.Rename(state.eventsPath(), state.eventsPath()+".1"))
 	state.Note(Event{Type: "volume", Action: "two"})

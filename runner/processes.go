@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -58,15 +59,10 @@ func (c *Container) Processes() ([]Process, error) {
 		return nil, fmt.Errorf("container %s is not running", c.Name)
 	}
 	// All that is in its PID namespace descends from the init: orphans become its children.
-	var inside []Process
-	for pid, p := range all {
-		for up, steps := pid, 0; up > 1 && steps <= len(all); up, steps = all[up].PPID, steps+1 {
-			if up == st.InitPID {
-				inside = append(inside, p)
-				break
-			}
-		}
-	}
+	inside := descendants(all, st.InitPID, func(pid int) (Process, bool) {
+		p, _, err := readProcess(pid, booted)
+		return p, err == nil
+	})
 	slices.SortFunc(inside, func(a, b Process) int {
 		if a.PID == st.InitPID || b.PID == st.InitPID {
 			return map[bool]int{true: -1, false: 1}[a.PID == st.InitPID]
@@ -74,6 +70,35 @@ func (c *Container) Processes() ([]Process, error) {
 		return a.PID - b.PID
 	})
 	return inside, nil
+}
+
+// descendants picks a process and those that descend from it. all was read while they came and went: a parent that is missing was
+// started meanwhile, or it has ended and its children have another one. Either is read again.
+func descendants(all map[int]Process, top int, read func(pid int) (Process, bool)) (out []Process) {
+	pids := slices.Collect(maps.Keys(all))
+	for i := 0; i < len(pids); i++ {
+		pid := pids[i]
+		for up, steps := pid, 0; up > 1 && steps <= len(all); steps++ {
+			if up == top {
+				out = append(out, all[pid])
+				break
+			}
+			p, ok := all[up]
+			if !ok {
+				break
+			}
+			if _, known := all[p.PPID]; !known && p.PPID > 1 {
+				if parent, there := read(p.PPID); there {
+					all[p.PPID] = parent
+					pids = append(pids, p.PPID)
+				} else if again, there := read(up); there {
+					p, all[up] = again, again
+				}
+			}
+			up = p.PPID
+		}
+	}
+	return out
 }
 
 // clockTicks is how many ticks /proc counts in a second: 100 on every architecture (USER_HZ).

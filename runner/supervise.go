@@ -71,6 +71,7 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 		end.err = nil
 	}
 	if s.remains != "" {
+		s.control.answerLate()
 		_ = os.RemoveAll(s.remains) // what is left is swept by the next removal
 	}
 	return end.err
@@ -159,6 +160,9 @@ func (s *supervisor) supervise(ctx context.Context) (end outcome) {
 	}
 	defer lock.Close()
 	if s.status, err = s.container.readStatus(); err != nil {
+		return ours(err)
+	}
+	if err := s.forgetKilled(); err != nil {
 		return ours(err)
 	}
 	stopSignals := s.followSignals(ctx)

@@ -8,6 +8,19 @@ import (
 	"time"
 )
 
+// forgetKilled records the end of a run whose supervisor was killed. Nothing runs yet, and with the lock held again state.json would say
+// that its command still does.
+func (s *supervisor) forgetKilled() error {
+	if !s.status.active() {
+		return nil
+	}
+	return s.change(func(st *Status) {
+		st.noteKilled()
+		st.Paused, st.Health = false, nil
+		st.SupervisorPID, st.InitPID, st.InitStart = 0, 0, 0
+	})
+}
+
 // record writes the end to state.json.
 func (s *supervisor) record(end outcome) error {
 	now := time.Now().UTC()

@@ -55,17 +55,16 @@ func TestUnified(t *testing.T) {
 		if want := "67108864\n0\n100\n20000 100000\n39\n0\n0\ndefault 5000\n0::/\nCpus_allowed_list:\t0"; got != want {
 			t.Errorf("limits seen inside: %q, want %q", got, want)
 		}
-		// A fifth of a processor, for a second and more.
+		// A fifth of a processor: the kernel counts the periods in which it would have used more.
 		d := w.detach(limited("while :; do :; done", every))
 		before, err := d.container.Usage()
 		must(t, err)
-		start := time.Now()
-		time.Sleep(1500 * time.Millisecond)
-		after, err := d.container.Usage()
-		must(t, err)
-		if share := float64(after.CPU-before.CPU) / float64(time.Since(start)); share < 0.05 || share > 0.35 {
-			t.Errorf("a fifth of a processor: used %.2f", share)
-		}
+		after := before
+		eventually(t, "it uses what it may, and is held back", func() bool {
+			after, err = d.container.Usage()
+			must(t, err)
+			return after.CPU > before.CPU && keyed(filepath.Join("/sys/fs/cgroup", d.container.cgroupName(), "cpu.stat"))["nr_throttled"] > 2
+		})
 		if after.MemoryLimit != 64<<20 || after.PIDsLimit != 100 || after.Memory == 0 || after.MemoryPeak < after.Memory || after.PIDs < 2 {
 			t.Errorf("usage: %+v", after)
 		}
@@ -77,7 +76,7 @@ func TestUnified(t *testing.T) {
 			t.Errorf("paused, it used %s, %v", after.CPU-before.CPU, err)
 		}
 		must(t, d.container.Unpause())
-		must(t, d.container.Kill(20*time.Second))
+		must(t, d.container.Kill(time.Minute))
 
 		res = w.run(limited("true", specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}))
 		if res.code != 125 || strings.Count(res.stderr, "\n") != 1 || !strings.Contains(res.stderr, "processors") {
@@ -151,7 +150,7 @@ $b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $b --install -s /bin
 export PATH=/bin HOME=/root
 ip link set lo up
-/runner.test -test.run "$(cat /etc/tests)" -test.v -test.timeout 200s > /tmp/out 2>&1
+/runner.test -test.run "$(cat /etc/tests)" -test.v -test.timeout 15m > /tmp/out 2>&1
 echo "exit code $?" >> /tmp/out
 cat /tmp/out > /dev/ttyS0
 poweroff -f
@@ -176,7 +175,7 @@ func inVirtualMachine(t *testing.T, tests string) {
 	if out, err := exec.Command("sh", "-ec", `cp /bin/busybox "$1/bin/"; cd "$1"; find . | busybox cpio -o -H newc > "$2"`, "sh", root, initramfs).CombinedOutput(); err != nil {
 		t.Fatalf("making the initial file system: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	kernel := testimage.Kernel(t)
 	// Emulated: not every host that offers its processor for this lets it work. The kernel is up in a few seconds all the same.

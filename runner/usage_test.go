@@ -30,7 +30,7 @@ func TestUsage(t *testing.T) {
 		if u.MemoryLimit != want.MemoryLimit || u.PIDsLimit != want.PIDsLimit || limited != (u.MemoryPeak >= held) {
 			t.Errorf("%+v, want the limits of %+v", u, want)
 		}
-		must(t, d.container.Kill(20*time.Second))
+		must(t, d.container.Kill(time.Minute))
 		if _, err := d.container.Usage(); err == nil {
 			t.Error("no error after its end")
 		}
