@@ -139,6 +139,7 @@ func startBrowser(t *testing.T) *browser {
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
+		chromedp.WSURLReadTimeout(2*time.Minute), // it only ends a hang
 		chromedp.UserDataDir(t.TempDir()),
 	)
 	allocated, end := chromedp.NewExecAllocator(context.Background(), options...)
@@ -154,7 +155,7 @@ func startBrowser(t *testing.T) *browser {
 // open opens a tab. complaints returns what its console, or an exception, said since.
 func (b *browser) open(t *testing.T) (tab context.Context, complaints func() []string) {
 	t.Helper()
-	limited, end := context.WithTimeout(b.ctx, 90*time.Second)
+	limited, end := context.WithTimeout(b.ctx, 3*time.Minute)
 	t.Cleanup(end)
 	tab, endTab := chromedp.NewContext(limited)
 	t.Cleanup(endTab)

@@ -22,6 +22,7 @@ type Progress struct {
 	doing string
 	last  string
 	begun time.Time // when something was planned
+	clock func() time.Time
 }
 
 // shares is progress through parts whose shares are known before their steps are.
@@ -46,7 +47,7 @@ const barUnits = 10000
 
 // NewProgress returns one that writes to w.
 func NewProgress(w io.Writer, terminal bool) *Progress {
-	p := &Progress{w: w}
+	p := &Progress{w: w, clock: time.Now}
 	if terminal {
 		p.all = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))
 		p.bar = p.all.AddBar(0,
@@ -73,7 +74,7 @@ func (p *Progress) plan(total float64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.plans.total, p.begun = total, time.Now()
+	p.plans.total, p.begun = total, p.clock()
 	if p.bar != nil {
 		p.bar.SetTotal(barUnits, false)
 	}
@@ -104,7 +105,7 @@ func (p *Progress) left() string {
 	if at == 0 {
 		return ""
 	}
-	rest := time.Duration(float64(time.Since(p.begun)) * (1 - at) / at).Round(time.Second)
+	rest := time.Duration(float64(p.clock().Sub(p.begun)) * (1 - at) / at).Round(time.Second)
 	return fmt.Sprintf("%3.0f %%, %d:%02d left  ", at*100, int(rest.Minutes()), int(rest.Seconds())%60)
 }
 

@@ -180,11 +180,13 @@ func TestPaired(t *testing.T) {
 func TestProgress(t *testing.T) {
 	var out strings.Builder
 	p := NewProgress(&out, false)
+	begun := time.Now()
+	p.clock = func() time.Time { return begun }
 	p.plan(100)
 	p.section(50)
 	p.start(2)
 	p.step(1)
-	p.begun = time.Now().Add(-time.Minute)
+	p.clock = func() time.Time { return begun.Add(time.Minute) }
 	p.part("half of the first", "")
 	p.section(50)
 	p.part("the second", "")

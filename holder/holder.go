@@ -106,6 +106,14 @@ func Run(c Config) error {
 		}
 	}()
 	defer h.Questions.end()
+	defer func() {
+		if h.listens != nil {
+			h.listens.close()
+		}
+		if h.request != nil {
+			h.request.answer(ErrEnded)
+		}
+	}()
 	defer close(h.quit)
 	return h.run()
 }
@@ -122,12 +130,14 @@ type holder struct {
 	questions uint64               // how many there were
 	failed    error                // why First's place could not be taken
 
-	serving *server       // nil while First is
-	next    *server       // stands by to replace serving
-	request *request      // what next was started for
-	wasUp   bool          // a server was ready once
-	ending  bool          // the server was told to end by a signal
-	upgrade chan *request // nil until there is a listener
+	serving *server         // nil while First is
+	next    *server         // stands by to replace serving
+	request *request        // what next was started for
+	wasUp   bool            // a server was ready once
+	ending  bool            // the server was told to end by a signal
+	upgrade <-chan *request // nil until there is a listener
+	listens *Listener       // likewise
+	beaten  time.Time       // when beat was last called
 }
 
 // server is one child process.
@@ -361,7 +371,7 @@ func (h *holder) up() error {
 			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
 			return nil
 		}
-		h.upgrade = listener.requests
+		h.upgrade, h.listens = listener.requests, listener
 	}
 	return nil
 }
@@ -392,11 +402,17 @@ func (h *holder) result(s *server) error {
 
 // beat asks the server whether it is alive, and ends it if it hasn't said so for long.
 func (h *holder) beat(now time.Time) {
+	late := now.Sub(h.beaten) - h.Interval
+	h.beaten = now
 	s := h.serving
 	if s == nil || s.ready.IsZero() || s.hung {
 		return
 	}
 	if s.asked {
+		if late > h.Interval {
+			// We were held up ourselves, by a machine that was, perhaps with all on it; and have not read yet what was answered meanwhile.
+			s.answer = s.answer.Add(late)
+		}
 		if now.Sub(s.answer) > h.Patience {
 			h.Log.Error("the server of the mount does not answer; ending it", "seconds", int(now.Sub(s.answer).Seconds()))
 			s.hung = true

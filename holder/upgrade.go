@@ -16,7 +16,9 @@ import (
 
 // Listener takes requests to replace a server.
 type Listener struct {
+	fd       int
 	requests chan *request
+	ended    chan struct{} // closed when nobody takes them any more
 }
 
 type request struct {
@@ -50,8 +52,9 @@ func Listen(name string) (*Listener, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	l := &Listener{requests: make(chan *request)}
+	l := &Listener{fd: fd, requests: make(chan *request), ended: make(chan struct{})}
 	go func() {
+		defer unix.Close(fd)
 		for {
 			c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
 			if err == unix.EINTR || err == unix.ECONNABORTED {
@@ -61,14 +64,26 @@ func Listen(name string) (*Listener, error) {
 				return
 			}
 			conn := os.NewFile(uintptr(c), "upgrade")
-			if r := l.hear(conn); r != nil {
-				l.requests <- r
-			} else {
+			r := l.hear(conn)
+			if r == nil {
 				conn.Close()
+				continue
+			}
+			select {
+			case l.requests <- r:
+			case <-l.ended:
+				r.program.Close()
+				r.answer(ErrEnded)
 			}
 		}
 	}()
 	return l, nil
+}
+
+// close ends it: who asks from now on, or has asked and not been heard, is told that there is nothing to be replaced any more.
+func (l *Listener) close() {
+	close(l.ended)
+	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // ends the accept, which closes it
 }
 
 // hear reads a request; nil if it is none that may be granted.

@@ -46,7 +46,7 @@ func TestServerSocketAsksNobody(t *testing.T) {
 		if a.err != nil || !strings.HasPrefix(a.name, "@unionfs/mount/0:") {
 			t.Errorf("%q, %v", a.name, a.err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		end()
 		<-answers
 		t.Error("it waited for the mount's answer")
