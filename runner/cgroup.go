@@ -52,7 +52,7 @@ func newCgroups(c *Container) (*cgroups, error) {
 		return nil, err
 	}
 	// What a run before this one left, if its supervisor was killed.
-	if err := c.removeCgroups(); err != nil {
+	if err := c.removeCgroups(killLimit); err != nil {
 		return nil, err
 	}
 	c.state.removeStaleCgroups()
@@ -383,7 +383,7 @@ func (g *cgroups) remove() error {
 	if g == nil {
 		return nil
 	}
-	return g.container.removeCgroups()
+	return g.container.removeCgroups(killLimit)
 }
 
 // cgroupDirectories are the container's cgroups.
@@ -414,14 +414,14 @@ func (c *Container) addCgroupDirectory(dir string) error {
 }
 
 // removeCgroups removes what a container has of cgroups, and kills what is left in them; the caller holds its lock, and the
-// container has ended. A directory in which processes are still dying is waited for a moment.
-func (c *Container) removeCgroups() error {
+// container has ended. A directory in which processes are still dying is waited for, for at most limit.
+func (c *Container) removeCgroups(limit time.Duration) error {
 	if _, err := os.Lstat(c.cgroupPath()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	for _, dir := range c.cgroupDirectories() {
 		_ = thawCgroup(dir) // frozen, what was killed would not go
-		deadline := time.Now().Add(2 * time.Second)
+		deadline := time.Now().Add(limit)
 		for {
 			err := removeCgroupTree(dir)
 			if err == nil || errors.Is(err, unix.ENOENT) {
@@ -453,7 +453,7 @@ func (s *State) removeStaleCgroups() {
 		}
 		c := &Container{ID: id, state: s}
 		if lock, err := c.tryLock(); err == nil {
-			_ = c.removeCgroups()
+			_ = c.removeCgroups(time.Second)
 			lock.Close()
 		}
 	}

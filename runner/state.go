@@ -347,7 +347,7 @@ func (c *Container) removeLocked() error {
 
 // vanish is removeLocked without the deletion of what was the container's directory, whose path it returns.
 func (c *Container) vanish() (gone string, err error) {
-	if err := c.removeCgroups(); err != nil {
+	if err := c.removeCgroups(killLimit); err != nil {
 		return "", fmt.Errorf("removing container %s: %w", c.Name, err)
 	}
 	name := c.Name

@@ -243,7 +243,7 @@ func (s *supervisor) runInit() (end outcome) {
 	}
 	defer func() {
 		s.noteOutOfMemory(limits)
-		if err := s.container.removeCgroups(); err != nil && end.err == nil {
+		if err := s.container.removeCgroups(killLimit); err != nil && end.err == nil {
 			end = outcome{exitOurs, err}
 		}
 	}()
