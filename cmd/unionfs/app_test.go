@@ -34,6 +34,7 @@ func TestOurFlags(t *testing.T) {
 		"unionfs ps -h":                                 "unionfs ps --help",
 		"unionfs -h":                                    "unionfs --help",
 		"unionfs top web -o pid":                        "unionfs top web -o pid",
+		"unionfs volume create data -o type=none":       "unionfs volume create --opt type=none data",
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
@@ -41,6 +42,31 @@ func TestOurFlags(t *testing.T) {
 		for _, app := range []*cli.App{newApp(io.Discard, io.Discard), appFor(args, io.Discard, io.Discard)} {
 			if got := strings.Join(cmdline.Arrange(app, args, endsFlags), " "); got != want {
 				t.Errorf("%s, with %d verbs\n got %s\nwant %s", line, len(app.Commands), got, want)
+			}
+		}
+	}
+}
+
+func TestUngroup(t *testing.T) {
+	for line, want := range map[string]string{
+		"unionfs container ls -a":             "unionfs ps -a",
+		"unionfs --root /x image rm image ls": "unionfs --root /x rmi image ls",
+		"unionfs --root=/x system df":         "unionfs --root=/x df",
+		"unionfs container prune -f":          "unionfs container prune -f",
+		"unionfs container":                   "unionfs container",
+		"unionfs --root container ls":         "unionfs --root container ls",
+		"unionfs image --help":                "unionfs image --help",
+		"unionfs run image ls":                "unionfs run image ls",
+		"unionfs":                             "unionfs",
+	} {
+		if got := strings.Join(ungroup(strings.Fields(line)), " "); got != want {
+			t.Errorf("%s\n got %s\nwant %s", line, got, want)
+		}
+	}
+	for _, g := range groups() {
+		for _, other := range g.others {
+			if _, is := verbNamed(other.verb); !is {
+				t.Errorf("%s %s is %s, which isn't there", g.name, other.name, other.verb)
 			}
 		}
 	}

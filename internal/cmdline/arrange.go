@@ -10,18 +10,18 @@ import (
 )
 
 // Arrange prepares a command line for the library, which wants flags before arguments and one name for each flag. Where
-// endsAtFirst says so, as for verbs that take a command with flags of its own, the first argument ends ours. A verb that reads
-// its flags itself gets them as they are. -h is --help where it isn't another flag's short name: the library knows that by its
+// endsAtFirst says so of a verb, or of another one's verb ("volume create"), as for those that take a command with flags of its
+// own, the first argument ends ours. A verb that reads its flags itself gets them as they are. -h is --help where it isn't another flag's short name: the library knows that by its
 // long name alone (SetUp).
 func Arrange(app *cli.App, args []string, endsAtFirst func(verb string) bool) []string {
-	at, command := findCommand(app, args)
+	at, path, command := findCommand(app, args)
 	if command == nil && len(args) > 1 && args[1] == "-h" {
 		return slices.Concat(args[:1], []string{"--help"}, args[2:])
 	}
 	if command == nil || command.SkipFlagParsing {
 		return args
 	}
-	ends := endsAtFirst(command.Name)
+	ends := endsAtFirst(path)
 	var flags, rest []string
 	for i := at + 1; i < len(args); i++ {
 		arg := args[i]
@@ -45,8 +45,8 @@ func Arrange(app *cli.App, args []string, endsAtFirst func(verb string) bool) []
 
 // FromVerb returns a command line from the verb on, without the flags that all verbs share.
 func FromVerb(app *cli.App, args []string) []string {
-	at, command := findCommand(app, args)
-	if app.Command(args[at]) != command {
+	at, path, _ := findCommand(app, args)
+	if strings.Contains(path, " ") {
 		at-- // a verb's own verb
 	}
 	return args[at:]
@@ -54,23 +54,27 @@ func FromVerb(app *cli.App, args []string) []string {
 
 func isFlag(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
 
-// findCommand returns the verb of a command line, or that verb's own verb where it has some, and where it stands.
-func findCommand(app *cli.App, args []string) (int, *cli.Command) {
+// findCommand returns the verb of a command line, or that verb's own verb where it has some, where it stands, and what it is called with
+// the verb before it.
+func findCommand(app *cli.App, args []string) (at int, path string, command *cli.Command) {
 	for i := 1; i < len(args); i++ {
 		if !isFlag(args[i]) {
 			command := app.Command(args[i])
-			if command != nil && i+1 < len(args) {
+			if command == nil {
+				return i, "", nil
+			}
+			if i+1 < len(args) {
 				if below := subcommand(command, args[i+1]); below != nil {
-					return i + 1, below
+					return i + 1, command.Name + " " + below.Name, below
 				}
 			}
-			return i, command
+			return i, command.Name, command
 		}
 		if _, takesNext := spell(app.Flags, args[i]); takesNext {
 			i++
 		}
 	}
-	return 0, nil
+	return 0, "", nil
 }
 
 func subcommand(command *cli.Command, name string) *cli.Command {

@@ -58,6 +58,7 @@ type place struct {
 	commands  []*cli.Command // that may follow
 	flags     []cli.Flag     // that may follow
 	command   *cli.Command
+	path      string   // what it is called, with the verb that it is one of
 	arguments int      // that stood before
 	value     cli.Flag // whose value follows, or nil
 	theirs    bool     // what follows belongs to a command of the user's
@@ -78,12 +79,13 @@ func (p *place) pass(word string, endsAtFirst func(string) bool) {
 	default:
 		for _, command := range p.commands {
 			if p.arguments == 0 && command.HasName(word) {
+				p.path = strings.TrimPrefix(p.path+" "+command.Name, " ")
 				p.command, p.commands, p.flags = command, command.Subcommands, command.Flags
 				return
 			}
 		}
 		p.arguments++
-		if p.command != nil && endsAtFirst(p.command.Name) {
+		if p.command != nil && endsAtFirst(p.path) {
 			// "exec CONTAINER COMMAND" has one argument of ours, and "try COMMAND" none.
 			p.noFlags, p.theirs = true, true
 		}
