@@ -34,7 +34,7 @@ func Arrange(app *cli.App, args []string, endsAtFirst func(verb string) bool) []
 			continue
 		}
 		spelled, takesNext := spell(command.Flags, arg)
-		flags = append(flags, spelled)
+		flags = append(flags, spelled...)
 		if takesNext && i+1 < len(args) {
 			i++
 			flags = append(flags, args[i])
@@ -86,27 +86,46 @@ func subcommand(command *cli.Command, name string) *cli.Command {
 	return nil
 }
 
-// spell returns a flag with its first name in place of an alias, and whether its value is the next argument. What isn't a
-// flag, several short ones together perhaps, comes back as it is.
-func spell(flags []cli.Flag, arg string) (spelled string, takesNext bool) {
+// spell returns a flag with its first name in place of an alias, and whether its value is the next argument. Short flags together
+// (-it), the last perhaps with its value (-p8080:80), come back one by one. What isn't a flag comes back as it is.
+func spell(flags []cli.Flag, arg string) (spelled []string, takesNext bool) {
 	name, value, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-	for _, flag := range flags {
-		names := flag.Names()
-		if !slices.Contains(names, name) {
-			continue
-		}
-		spelled = "--" + names[0]
+	if flag := flagOf(flags, name); flag != nil {
+		spelled := "--" + flag.Names()[0]
 		if hasValue {
-			return spelled + "=" + value, false
+			return []string{spelled + "=" + value}, false
 		}
-		switch flag.(type) {
-		case *cli.BoolFlag, *boolFlag:
-			return spelled, false
-		}
-		return spelled, true
+		return []string{spelled}, !isSwitch(flag)
 	}
 	if arg == "-h" {
-		return "--help", false
+		return []string{"--help"}, false
 	}
-	return arg, false
+	if strings.HasPrefix(arg, "--") {
+		return []string{arg}, false
+	}
+	for rest := arg[1:]; rest != ""; {
+		flag := flagOf(flags, rest[:1])
+		if flag == nil {
+			return []string{arg}, false
+		}
+		name := "--" + flag.Names()[0]
+		rest = rest[1:]
+		switch {
+		case rest == "":
+			return append(spelled, name), !isSwitch(flag)
+		case !isSwitch(flag) || rest[0] == '=':
+			return append(spelled, name+"="+strings.TrimPrefix(rest, "=")), false
+		}
+		spelled = append(spelled, name)
+	}
+	return []string{arg}, false
+}
+
+// isSwitch reports whether a flag needs no value.
+func isSwitch(flag cli.Flag) bool {
+	switch flag.(type) {
+	case *cli.BoolFlag, *boolFlag:
+		return true
+	}
+	return false
 }

@@ -73,8 +73,8 @@ func (p *place) pass(word string, endsAtFirst func(string) bool) {
 	case word == "--" && !p.noFlags:
 		p.noFlags, p.flags = true, nil
 	case isFlag(word) && !p.noFlags:
-		if _, takesNext := spell(p.flags, word); takesNext {
-			p.value = flagOf(p.flags, word)
+		if spelled, takesNext := spell(p.flags, word); takesNext {
+			p.value = flagOf(p.flags, spelled[len(spelled)-1])
 		}
 	default:
 		for _, command := range p.commands {
@@ -92,6 +92,7 @@ func (p *place) pass(word string, endsAtFirst func(string) bool) {
 	}
 }
 
+// flagOf finds a flag by any of its names, with or without dashes.
 func flagOf(flags []cli.Flag, arg string) cli.Flag {
 	name := strings.TrimLeft(arg, "-")
 	for _, flag := range flags {
