@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"unionfs/internal/testimage"
 )
 
 // TestGroups calls verbs by the names that they have in Docker's groups, and prunes everything.
@@ -64,4 +66,29 @@ func TestGroups(t *testing.T) {
 			t.Errorf("volumes after system prune: %q", got)
 		}
 	})
+}
+
+// TestAllTags sends and gets all images of a name.
+func TestAllTags(t *testing.T) {
+	registry := testimage.Registry(t)
+	c := newCaller(t, "root")
+	importBusybox(t, c)
+	name := registry + "/team/app"
+	c.must(t, "tag", "bb:1", name+":1")
+	c.must(t, "tag", "bb:1", name+":2")
+	c.must(t, "tag", "bb:1", name+"lication:3")
+	if got := c.must(t, "push", "-aq", name); strings.Count(got, "sha256:") != 2 {
+		t.Errorf("push -a: %q", got)
+	}
+	c.must(t, "rmi", name+":1", name+":2")
+	if got := c.must(t, "pull", "-aq", name); strings.Count(got, "sha256:") != 2 {
+		t.Errorf("pull -a: %q", got)
+	}
+	if got := c.must(t, "images", "--format", "{{.Tag}}", "--filter", "reference="+name); got != "1\n2\n" && got != "2\n1\n" {
+		t.Errorf("images: %q", got)
+	}
+	oneLine(t, c.try(t, "push", "-a", name+"lic"), 1, "no image of that name")
+	oneLine(t, c.try(t, "push", "-a", name, "other"), 2, "one NAME")
+	oneLine(t, c.try(t, "pull", "-a", name+":1"), 1, "without a tag")
+	oneLine(t, c.try(t, "pull", "-a", name+"lication"), 1, name+"lication")
 }
