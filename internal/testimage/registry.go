@@ -37,8 +37,8 @@ func RegistryIn(t testing.TB, dir string) string {
 		listener.Close()
 
 		config := filepath.Join(dir, "config.yml")
-		text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\n",
-			filepath.Join(dir, "data"), addr)
+		text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q, headers: {%s: [%q]}}\n",
+			filepath.Join(dir, "data"), addr, ownerHeader, dir)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func RegistryIn(t testing.TB, dir string) string {
 			server.Process.Kill()
 			<-exited
 		}
-		if answers(addr, exited) {
+		if answers(addr, dir, exited) {
 			t.Cleanup(stop)
 			return addr
 		}
@@ -68,9 +68,12 @@ func RegistryIn(t testing.TB, dir string) string {
 	return ""
 }
 
-// answers waits until the registry at addr does, for at most 20 seconds, or until it has exited.
-func answers(addr string, exited <-chan struct{}) bool {
-	deadline := time.After(20 * time.Second)
+// ownerHeader is in the answers of a registry, with the directory that its files are in: by chance another one may listen on the port.
+const ownerHeader = "X-Unionfs-Test"
+
+// answers waits until the registry of dir does at addr, for at most two minutes, or until it has exited.
+func answers(addr, dir string, exited <-chan struct{}) bool {
+	deadline := time.After(2 * time.Minute)
 	for {
 		select {
 		case <-exited:
@@ -82,7 +85,7 @@ func answers(addr string, exited <-chan struct{}) bool {
 		response, err := http.Get("http://" + addr + "/v2/")
 		if err == nil {
 			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
+			if response.StatusCode == http.StatusOK && response.Header.Get(ownerHeader) == dir {
 				return true
 			}
 		}
