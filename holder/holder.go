@@ -42,7 +42,7 @@ type Config struct {
 	Questions *Questions
 
 	// Upgrades is a listening socket, made by Listen; nil if servers are not to be replaced on request. It is called for
-	// when the first server is ready.
+	// when the first server is ready, before Ready.
 	Upgrades func() (*Listener, error)
 
 	Log *slog.Logger
@@ -342,6 +342,14 @@ func (h *holder) packet(e event) error {
 
 // up is done once, when the mount answers.
 func (h *holder) up() error {
+	// First, since who hears that the mount is ready may ask at once.
+	if h.Upgrades != nil {
+		if listener, err := h.Upgrades(); err != nil {
+			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
+		} else {
+			h.upgrade = listener.requests
+		}
+	}
 	if h.Ready != nil {
 		if err := h.Ready(); err != nil {
 			// Whoever waits for the mount has gone. The server ends it.
@@ -351,17 +359,7 @@ func (h *holder) up() error {
 		}
 	}
 	if !h.Embedded {
-		if err := os.Chdir("/"); err != nil { // so as to keep no file system busy
-			return err
-		}
-	}
-	if h.Upgrades != nil {
-		listener, err := h.Upgrades()
-		if err != nil {
-			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
-			return nil
-		}
-		h.upgrade = listener.requests
+		return os.Chdir("/") // so as to keep no file system busy
 	}
 	return nil
 }
