@@ -12,7 +12,7 @@ func TestCopy(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
 		importBusybox(t, c)
 		t.Cleanup(func() { c.try(t, "rm", "-f", "box") })
-		c.script(t, `mkdir -p src/sub; echo one > src/file; echo two > src/sub/deep; ln -s file src/link; chmod 4711 src/file; printf '#!/bin/sh\n' > tool; chmod 755 tool; ln -s tool toollink; mkdir vol`)
+		c.script(t, `mkdir -p src/sub; echo one > src/file; echo two > src/sub/deep; ln -s file src/link; chmod 4711 src/file; printf '#!/bin/sh\n' > tool; chmod 755 tool; ln -s tool toollink; mkdir vol; head -c 1M /dev/zero > large`)
 		c.must(t, "create", "--name", "box", "-v", "data:/data", "-v", "./vol:/vol:ro", "-t", "bb:1", "sh", "-c",
 			"mkdir /made; echo hello > /made/a; ln -s /etc/shadow-outside /made/abs; ln -s ../../../../../../../../etc /made/up; ln -s /made/a /made/ok; mkfifo /made/pipe; touch /made/ready; while :; do sleep 1; done")
 		states := []string{"created", "running", "exited"}
@@ -60,6 +60,7 @@ func TestCopy(t *testing.T) {
 					"between containers":       {"box:/a", "box:/b", "not supported"},
 					"none":                     {"a", "b", "neither"},
 					"a read-only volume":       {"tool", "box:/vol/x", "read-only"},
+					"more than a pipe there":   {"large", "box:/vol/x", "read-only"},
 				} {
 					if r := c.try(t, "cp", test.from, test.to); r.code == 0 || !strings.Contains(r.stderr, test.err) {
 						t.Errorf("%s: %+v", name, r)

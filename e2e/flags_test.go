@@ -3,9 +3,11 @@ package e2e
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -239,5 +241,83 @@ func TestRunAttach(t *testing.T) {
 		}
 		oneLine(t, c.try(t, "run", "-d", "-a", "stdout", "bb:1", "true"), 125, "--attach", "--detach")
 		oneLine(t, c.try(t, "create", "-a", "output", "bb:1", "true"), 125, `"output"`, "stdin, stdout or stderr")
+	})
+}
+
+// TestSigProxy runs containers that get no signals of their caller's: they run in the background, and it watches them.
+func TestSigProxy(t *testing.T) {
+	eachKind(t, func(t *testing.T, c *caller) {
+		importBusybox(t, c)
+		t.Cleanup(func() { c.try(t, "rm", "-f", "kept", "again") })
+		with := func(args ...string) []string {
+			return slices.Concat([]string{"run", "--sig-proxy=false", "--network", "none"}, args)
+		}
+		for _, test := range []struct {
+			args           []string
+			code           int
+			stdout, stderr string
+		}{
+			{[]string{"--rm", "bb:1", "sh", "-c", "echo out; echo err >&2; cat; exit 3"}, 3, "out\n", "err\n"},
+			{[]string{"--rm", "-i", "bb:1", "sh", "-c", "cat; echo over"}, 0, "input\nover\n", ""},
+			{[]string{"--rm", "-it", "bb:1", "sh", "-c", "stty -echo; echo on; cat; exit 4"}, 4, "input", ""},
+			{[]string{"--rm", "-a", "stderr", "bb:1", "sh", "-c", "echo out; echo err >&2"}, 0, "", "err\n"},
+			{[]string{"--rm", "bb:1", "seq", "100000"}, 0, "\n99999\n100000\n", ""},
+			{[]string{"--rm", "bb:1", "nosuch"}, 127, "", "nosuch"},
+		} {
+			r := run(t, withInput(c.command(t, shared.unionfs, with(test.args...)...), "input\n"))
+			if r.code != test.code || !strings.Contains(r.stdout, test.stdout) || !strings.Contains(r.stderr, test.stderr) || test.stdout == "" && r.stdout != "" {
+				t.Errorf("%q: %+v, want %+v", test.args, r, test)
+			}
+		}
+		if left := c.must(t, "ps", "-aq"); left != "" {
+			t.Errorf("containers are left: %q", left)
+		}
+
+		seen := func(command *exec.Cmd) func() string {
+			out, err := os.CreateTemp(c.home, "out-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			command.Stdout = out
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return func() string { text, _ := os.ReadFile(out.Name()); return string(text) }
+		}
+		watch := c.command(t, shared.unionfs, with("--name", "kept", "bb:1", "sh", "-c", "echo ready; while ! test -e /end; do sleep 0.05; done; echo over; exit 5")...)
+		text := seen(watch)
+		waitFor(t, func() bool { return text() == "ready\n" })
+		watch.Process.Signal(syscall.SIGINT)
+		watch.Wait()
+		if status := watch.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGINT {
+			t.Errorf("the caller: %v", watch.ProcessState)
+		}
+		// Who attaches now sees the rest, and the end of it is written down when they hear of it.
+		if running := c.must(t, "inspect", "-f", "{{.State.Running}}", "kept"); running != "true\n" {
+			t.Errorf("left by its caller: %q", running)
+		}
+		attach := c.command(t, shared.unionfs, "attach", "--no-stdin", "kept")
+		text = seen(attach)
+		waitFor(t, func() bool {
+			return c.must(t, "events", "--since", "1h", "--until", "0s", "-f", "event=attach", "-f", "container=kept", "--format", "{{.Action}}") == "attach\nattach\n"
+		})
+		c.must(t, "exec", "kept", "touch", "/end")
+		attach.Wait()
+		if code := attach.ProcessState.ExitCode(); code != 5 || text() != "over\n" {
+			t.Errorf("attached: %d, %q", code, text())
+		}
+		if logs := c.must(t, "logs", "kept"); logs != "ready\nover\n" {
+			t.Errorf("log: %q", logs)
+		}
+		c.must(t, "rm", "kept")
+
+		c.must(t, "create", "-i", "--name", "again", "--network", "none", "bb:1", "cat")
+		for range 2 {
+			r := run(t, withInput(c.command(t, shared.unionfs, "start", "-i", "--sig-proxy=false", "again"), "input\n"))
+			if r.code != 0 || r.stdout != "input\n" {
+				t.Errorf("start: %+v", r)
+			}
+		}
 	})
 }

@@ -39,13 +39,7 @@ func copyImage(ctx context.Context, from, to string, o *CopyOptions) (digest.Dig
 	if err != nil {
 		return "", err
 	}
-	keychain := o.Keychain
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
-	}
-	options := []remote.Option{
-		remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain), remote.WithTransport(&guard{plainTransport(o.Insecure), o.Insecure}),
-	}
+	options := remoteOptions(ctx, o.Insecure, o.Keychain)
 	if o.Platform != nil {
 		options = append(options, remote.WithPlatform(v1.Platform{OS: o.Platform.OS, Architecture: o.Platform.Architecture, Variant: o.Platform.Variant}))
 	}

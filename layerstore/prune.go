@@ -8,24 +8,27 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
 // PruneOptions say what Prune leaves.
 type PruneOptions struct {
+	All    bool            // images with names too
 	Keep   []digest.Digest // images that stay, name or not: containers were made from them
 	DryRun bool            // change nothing, only find out what would go
 }
 
 // Pruned says what Prune did, or would do.
 type Pruned struct {
+	Names  []string        // that are gone, as Docker writes them; with All
 	Images []digest.Digest // that are gone
 	Layers []digest.Digest // that are gone
 	Bytes  int64           // that were freed, merged indexes included
 }
 
-// Prune deletes the images that have no name and that nothing uses, what interrupted pulls have downloaded, and what no image
+// Prune deletes the images that have no name, or with All any, and that nothing uses, what interrupted pulls have downloaded, and what no image
 // needs.
 func (s *Store) Prune(o PruneOptions) (*Pruned, error) {
 	p, err := s.prune(o)
@@ -45,26 +48,29 @@ func (s *Store) prune(o PruneOptions) (p *Pruned, err error) {
 
 // pruneInto is Prune under the store's exclusive lock.
 func (s *Store) pruneInto(trash *attempt, o PruneOptions) (*Pruned, error) {
-	unnamed, err := s.unnamed()
+	images, names, err := s.imagesAndNames()
 	if err != nil {
 		return nil, err
 	}
 	p := &Pruned{}
-	for _, id := range unnamed {
-		if slices.Contains(o.Keep, id) {
+	for _, id := range images {
+		if len(names[id]) > 0 && !o.All || slices.Contains(o.Keep, id) {
 			continue
 		}
-		gone := false
-		if o.DryRun {
-			gone, err = s.unused(id)
-		} else {
-			gone, err = s.deleteImage(id, trash)
+		gone, err := s.unused(id)
+		if err == nil && gone && !o.DryRun {
+			if err = s.dropNames(names[id]); err == nil {
+				gone, err = s.deleteImage(id, trash)
+			}
 		}
 		if err != nil {
 			return nil, err
 		}
 		if gone {
 			p.Images = append(p.Images, id)
+			for _, n := range names[id] {
+				p.Names = append(p.Names, familiarName(n))
+			}
 		}
 	}
 	freed, waiting, err := s.dropDownloads(time.Now().Add(time.Hour), o.DryRun) // all, also those of this very moment
@@ -92,27 +98,39 @@ func (s *Store) pruneInto(trash *attempt, o PruneOptions) (*Pruned, error) {
 	return p, err
 }
 
-// unnamed returns the images that have no name.
-func (s *Store) unnamed() ([]digest.Digest, error) {
+// imagesAndNames returns all images, and what they are called.
+func (s *Store) imagesAndNames() ([]digest.Digest, map[digest.Digest][]name.Reference, error) {
 	refs, err := s.refs()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	named := make(map[string]bool)
+	names := make(map[digest.Digest][]name.Reference)
 	for _, r := range refs {
-		named[r.Image.Encoded()] = true
+		n, err := r.reference()
+		if err != nil {
+			return nil, nil, err
+		}
+		names[r.Image] = append(names[r.Image], n)
 	}
-	images, err := os.ReadDir(s.path(imagesDir))
+	entries, err := os.ReadDir(s.path(imagesDir))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var all []digest.Digest
-	for _, e := range images {
-		if !named[e.Name()] {
-			all = append(all, digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
+	var images []digest.Digest
+	for _, e := range entries {
+		images = append(images, digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
+	}
+	return images, names, nil
+}
+
+// dropNames takes names away, for good once it returns.
+func (s *Store) dropNames(names []name.Reference) error {
+	for _, n := range names {
+		if err := os.Remove(s.path(refsDir, refFile(n))); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
-	return all, nil
+	return syncDir(s.path(refsDir))
 }
 
 // unused reports whether nobody has acquired the image just now.

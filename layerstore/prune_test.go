@@ -95,6 +95,15 @@ func TestPruneAndUsage(t *testing.T) {
 		t.Errorf("prune after release: %+v, %v", real, err)
 	}
 
+	// With names, where nothing was made from them.
+	if named, err := s.Prune(PruneOptions{All: true, Keep: []digest.Digest{images[2].ID()}}); err != nil || len(named.Images) != 0 || len(named.Names) != 0 {
+		t.Errorf("pruning all with a container: %+v, %v", named, err)
+	}
+	all, err := s.Prune(PruneOptions{All: true, DryRun: true})
+	if err != nil || !slices.Equal(all.Images, []digest.Digest{images[2].ID()}) || len(all.Names) != 2 || len(all.Layers) == 0 {
+		t.Errorf("a dry run of all: %+v, %v", all, err)
+	}
+
 	// What a dead command left behind and what one that lives is writing.
 	a, err := s.newAttempt(nil)
 	if err != nil {
@@ -107,10 +116,8 @@ func TestPruneAndUsage(t *testing.T) {
 	if u := mustUsage(t, s); u.Unfinished < 1<<20 {
 		t.Errorf("%d bytes are unfinished", u.Unfinished)
 	}
-	for _, ref := range []string{"moving", "other/name:1"} {
-		if _, err := s.Remove(ref); err != nil {
-			t.Fatal(err)
-		}
+	if gone, err := s.Prune(PruneOptions{All: true}); err != nil || !slices.Equal(gone.Images, all.Images) || !slices.Equal(gone.Names, all.Names) {
+		t.Errorf("pruning all: %+v, %v; the dry run said %+v", gone, err, all)
 	}
 	if u := mustUsage(t, s); len(u.Images) != 0 || u.Layers != 0 || u.Reclaimable != 0 {
 		t.Errorf("usage of an empty store: %+v", u)

@@ -126,10 +126,7 @@ func (p *pusher) connect(ctx context.Context) (err error) {
 	if keychain == nil {
 		keychain = authn.DefaultKeychain
 	}
-	options := []remote.Option{
-		remote.WithContext(ctx), remote.WithAuthFromKeychain(keychain), remote.WithTransport(&guard{plainTransport(p.o.Insecure), p.o.Insecure}),
-	}
-	if p.pusher, err = remote.NewPusher(options...); err != nil {
+	if p.pusher, err = remote.NewPusher(remoteOptions(ctx, p.o.Insecure, keychain)...); err != nil {
 		return err
 	}
 	p.repo, err = openRepository(ctx, p.target.Context(), access{p.o.Insecure, keychain, transport.PushScope})

@@ -69,14 +69,11 @@ func (s *Store) removeInto(trash *attempt, ref string) (*Removed, error) {
 		}
 		return nil, fmt.Errorf("it has %d names: remove them one by one: %s", len(names), strings.Join(list, " "))
 	}
-	for _, n := range gone {
-		if err := os.Remove(s.path(refsDir, refFile(n))); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		removed.Untagged = append(removed.Untagged, familiarName(n))
-	}
-	if err := syncDir(s.path(refsDir)); err != nil {
+	if err := s.dropNames(gone); err != nil {
 		return nil, err
+	}
+	for _, n := range gone {
+		removed.Untagged = append(removed.Untagged, familiarName(n))
 	}
 	if len(names) > len(gone) {
 		return removed, nil

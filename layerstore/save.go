@@ -42,15 +42,31 @@ type Saved struct {
 // that name. In an OCI layout, layers are compressed as the image's manifest says; as compressed blobs are not kept, those of a
 // pulled image may get other digests by that, and its manifest with them (see Push). There, Docker's manifests become OCI's.
 func (s *Store) Save(ctx context.Context, w io.Writer, refs []string, format SaveFormat) ([]Saved, error) {
-	out := newTarBundleWriter(w)
+	target := &savedTo{w: w}
+	out := newTarBundleWriter(target)
 	saved, err := s.save(ctx, out, refs, format)
 	if err == nil {
 		err = out.tw.Close()
 	}
+	if err != nil && !target.failed { // it may be another disk than the store's
+		err = s.explain(err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("saving images: %w", s.explain(err))
+		return nil, fmt.Errorf("saving images: %w", err)
 	}
 	return saved, nil
+}
+
+// savedTo is where an archive is written to, and remembers whether it could be.
+type savedTo struct {
+	w      io.Writer
+	failed bool
+}
+
+func (t *savedTo) Write(p []byte) (int, error) {
+	n, err := t.w.Write(p)
+	t.failed = t.failed || err != nil
+	return n, err
 }
 
 // SaveDir writes images to a directory as an OCI layout. The directory must be empty or not be there yet; it is there once it

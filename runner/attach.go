@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 type audience struct {
 	mu   sync.Mutex
 	all  map[*attachment]bool
+	left map[*attachment]bool // those who were there at the end, and aren't told of it yet
 	over bool
 }
 
@@ -80,6 +82,7 @@ func (a *audience) add(w *wire, outputs [2]*os.File) (*attachment, bool) {
 func (a *audience) remove(at *attachment) {
 	a.mu.Lock()
 	delete(a.all, at)
+	delete(a.left, at)
 	a.mu.Unlock()
 	at.finish()
 	for _, f := range at.outputs {
@@ -88,11 +91,11 @@ func (a *audience) remove(at *attachment) {
 	<-at.done
 }
 
-// end lets everybody have what there still is, and tells them of the end.
-func (a *audience) end(end outcome) {
+// end lets everybody have what there still is. They are told of the end when it is written down, by tell.
+func (a *audience) end() {
 	a.mu.Lock()
 	all := a.all
-	a.all, a.over = nil, true
+	a.all, a.left, a.over = nil, maps.Clone(all), true
 	a.mu.Unlock()
 	for at := range all {
 		at.finish()
@@ -102,9 +105,18 @@ func (a *audience) end(end outcome) {
 	}
 	for at := range all {
 		<-at.done
+	}
+}
+
+// tell tells those who were attached how the container ended.
+func (a *audience) tell(end outcome) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for at := range a.left {
 		_ = at.wire.send(end.message())
 		at.wire.shut()
 	}
+	a.left = nil
 }
 
 func (at *attachment) push(c chunk) {
@@ -176,17 +188,10 @@ func (s *supervisor) attach(w *wire, fds []int) error {
 		return fmt.Errorf("container %s is not running", s.container.Name)
 	case streams == nil:
 		return fmt.Errorf("container %s runs in front of somebody, who has its output: only one in the background can be attached to", s.container.Name)
-	case len(fds) != 3:
-		return errors.New("want three descriptors")
 	}
-	var files [3]*os.File
-	for i, fd := range fds {
-		again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return err
-		}
-		_ = unix.SetNonblock(again, true) // sockets: it is theirs alone
-		files[i] = os.NewFile(uintptr(again), "attached")
+	files, err := attachedFiles(fds)
+	if err != nil {
+		return err
 	}
 	defer files[0].Close()
 	at, ok := streams.audience.add(w, [2]*os.File{files[1], files[2]})
@@ -225,6 +230,24 @@ func (s *supervisor) attach(w *wire, fds []int) error {
 	return nil
 }
 
+// attachedFiles are the input, or what is never read, and the outputs of somebody who sent their descriptors, which stay the caller's.
+func attachedFiles(fds []int) ([3]*os.File, error) {
+	var files [3]*os.File
+	if len(fds) != len(files) {
+		return files, errors.New("want three descriptors")
+	}
+	for i, fd := range fds {
+		again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			closeFiles(files[:i])
+			return files, err
+		}
+		_ = unix.SetNonblock(again, true) // sockets: it is theirs alone
+		files[i] = os.NewFile(uintptr(again), "attached")
+	}
+	return files, nil
+}
+
 // inputOf is where input goes; nil if the command reads none.
 func (s *streams) inputOf() *os.File {
 	s.mu.Lock()
@@ -235,11 +258,12 @@ func (s *streams) inputOf() *os.File {
 	return s.input
 }
 
-// resize gives the container's terminal, if it has one, a size.
+// resize gives the container's terminal, if it has or gets one, a size.
 func (s *streams) resize(rows, columns int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.size = &unix.Winsize{Row: uint16(rows), Col: uint16(columns)}
 	if s.master != nil {
-		_ = unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)})
+		_ = unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, s.size)
 	}
 }

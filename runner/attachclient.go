@@ -52,8 +52,6 @@ type AttachOptions struct {
 // Attach connects the caller's streams with those of a container that runs in the background, until that ends, the detach keys are
 // typed ([ErrDetached]) or ctx ends. It returns the container's exit code. Any number of callers may be attached at once.
 func (c *Container) Attach(ctx context.Context, o AttachOptions) (int, error) {
-	streams := RunOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr}
-	streams.fill()
 	w, err := c.connect()
 	if errors.Is(err, errNoSupervisor) {
 		return exitOurs, fmt.Errorf("container %s is not running", c.Name)
@@ -62,25 +60,11 @@ func (c *Container) Attach(ctx context.Context, o AttachOptions) (int, error) {
 		return exitOurs, err
 	}
 	defer w.close()
-	var ours [3]*os.File
-	var theirs []int
-	for i := range ours {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			return exitOurs, err
-		}
-		ours[i] = os.NewFile(uintptr(pair[0]), "attached")
-		defer ours[i].Close()
-		theirs = append(theirs, pair[1])
-	}
-	// Before anybody can know that we are attached: from then on signals are the command's.
-	signals, stop := o.catchSignals(c.Spec.Process.Terminal)
-	defer stop()
-	err = w.send(message{Kind: msgAttach}, theirs...)
-	closeAll(theirs)
+	a, err := c.attachBy(w, o)
 	if err != nil {
-		return exitOurs, fmt.Errorf("container %s is not running", c.Name)
+		return exitOurs, err
 	}
+	defer a.close()
 	first, fds, err := w.recv()
 	closeAll(fds)
 	switch {
@@ -89,8 +73,36 @@ func (c *Container) Attach(ctx context.Context, o AttachOptions) (int, error) {
 	case first.Kind != msgStarted:
 		return exitOurs, errors.New(first.Error)
 	}
-	a := &attached{container: c, options: o, streams: streams, wire: w, ours: ours, signals: signals, detached: make(chan struct{})}
 	return a.run(ctx)
+}
+
+// attachBy asks the supervisor at the other end of w to attach the caller, who catches signals from then on.
+func (c *Container) attachBy(w *wire, o AttachOptions) (*attached, error) {
+	streams := RunOptions{Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr}
+	streams.fill()
+	a := &attached{container: c, options: o, streams: streams, wire: w, detached: make(chan struct{})}
+	var theirs []int
+	defer func() { closeAll(theirs) }()
+	for i := range a.ours {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			closeFiles(a.ours[:i])
+			return nil, err
+		}
+		a.ours[i] = os.NewFile(uintptr(pair[0]), "attached")
+		theirs = append(theirs, pair[1])
+	}
+	m := message{Kind: msgAttach}
+	if c.Spec.Process.Terminal {
+		m.Rows, m.Columns = a.size()
+	}
+	// Before anybody can know that we are attached: from then on signals are the command's.
+	a.signals, a.stopSignals = o.catchSignals(c.Spec.Process.Terminal)
+	if err := w.send(m, theirs...); err != nil {
+		a.close()
+		return nil, fmt.Errorf("container %s is not running", c.Name)
+	}
+	return a, nil
 }
 
 // attached is the caller's side of an attachment.
@@ -102,6 +114,14 @@ type attached struct {
 	ours      [3]*os.File
 	signals   <-chan os.Signal
 	detached  chan struct{}
+	fromStart bool // see watcher
+
+	stopSignals func()
+}
+
+func (a *attached) close() {
+	a.stopSignals()
+	closeFiles(a.ours[:])
 }
 
 func (a *attached) run(ctx context.Context) (int, error) {
@@ -176,13 +196,21 @@ func (o AttachOptions) catchSignals(terminal bool) (signals chan os.Signal, stop
 	return signals, func() { signal.Stop(signals) }
 }
 
+// resize gives the container's terminal the size of the caller's, if that has one.
 func (a *attached) resize() {
+	if rows, columns := a.size(); rows > 0 {
+		_ = a.wire.send(message{Kind: msgResize, Rows: rows, Columns: columns})
+	}
+}
+
+// size is that of the caller's terminal; 0 if it has none.
+func (a *attached) size() (rows, columns int) {
 	for _, f := range []*os.File{a.streams.Stdin, a.streams.Stdout} {
 		if width, height, err := term.GetSize(int(f.Fd())); err == nil {
-			_ = a.wire.send(message{Kind: msgResize, Rows: height, Columns: width})
-			return
+			return height, width
 		}
 	}
+	return 0, 0
 }
 
 // copyInput passes input on, up to the detach keys.
@@ -191,6 +219,9 @@ func (a *attached) copyInput() {
 	if _, err := io.Copy(struct{ io.Writer }{a.ours[0]}, &in); errors.Is(err, ErrDetached) {
 		close(a.detached)
 		return
+	}
+	if a.fromStart && a.container.Spec.Process.Terminal && !isTerminal(a.streams.Stdin) {
+		_, _ = a.ours[0].Write([]byte{endOfTransmission})
 	}
 	_ = unix.Shutdown(int(a.ours[0].Fd()), unix.SHUT_WR)
 }

@@ -26,6 +26,9 @@ const supervisorModeVariable = "_UNIONFS_SUPERVISOR_MODE"
 
 const modeBackground = "background"
 
+// modeAttached is modeBackground with a caller that is attached from the start.
+const modeAttached = "attached"
+
 // StartOptions is how [Container.Start] starts a container.
 type StartOptions struct {
 	// Supervisor are the arguments with which the own program calls [Supervise] for this container. Paths in them
@@ -34,6 +37,9 @@ type StartOptions struct {
 
 	// Join, for an ordinary user, is where the supervisor goes instead of into namespaces of its own.
 	Join *Join
+
+	// Attach, if not nil, connects the caller from the start on, and Start returns as [Container.Attach] does.
+	Attach *AttachOptions
 }
 
 // Start starts a created or exited container in the background, and returns when its command runs. The container has
@@ -43,18 +49,30 @@ type StartOptions struct {
 // If the command did not start, the error says why in one line and the code is 127 (no such command), 126 (can't be
 // executed) or 125 (anything else), as of [Container.Run].
 func (c *Container) Start(ctx context.Context, o StartOptions) (int, error) {
+	mode := modeBackground
+	if o.Attach != nil {
+		mode = modeAttached
+	}
 	w, theirs, err := newWire()
 	if err != nil {
 		return exitOurs, err
 	}
 	defer w.close()
 	defer theirs.Close()
+	var caller *attached
+	if o.Attach != nil {
+		if caller, err = c.attachBy(w, *o.Attach); err != nil {
+			return exitOurs, err
+		}
+		caller.fromStart = true
+		defer caller.close()
+	}
 	stderr, err := os.OpenFile(c.supervisorLogPath(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return exitOurs, fmt.Errorf("starting container %s: %w", c.Name, err)
 	}
 	defer stderr.Close()
-	cmd := supervisorCommand(o.Supervisor, theirs, modeBackground)
+	cmd := supervisorCommand(o.Supervisor, theirs, mode)
 	cmd.Dir = "/"
 	cmd.Stderr = stderr
 	if err := startSupervisor(cmd, o.Join); err != nil {
@@ -62,6 +80,9 @@ func (c *Container) Start(ctx context.Context, o StartOptions) (int, error) {
 	}
 	theirs.Close()
 	go func() { _ = cmd.Wait() }() // for a caller that lives on
+	if caller != nil {
+		return caller.run(ctx)
+	}
 	stop := context.AfterFunc(ctx, w.shut)
 	defer stop()
 	for {
@@ -108,7 +129,8 @@ type streams struct {
 	copying  sync.WaitGroup
 
 	mu     sync.Mutex
-	master *os.File // of the command's terminal, if it has one
+	master *os.File      // of the command's terminal, if it has one
+	size   *unix.Winsize // that a terminal gets which is still to come; nil if nobody said one
 }
 
 // newStreams opens the container's log and makes pipes to it. With a terminal there are none: see takeTerminal.
@@ -163,6 +185,9 @@ func (s *streams) started() {
 func (s *streams) takeTerminal(master *os.File) {
 	s.mu.Lock()
 	s.master = master
+	if s.size != nil {
+		_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, s.size)
+	}
 	s.mu.Unlock()
 	s.ours = append(s.ours, master)
 	s.copying.Go(func() { s.log.copy("stdout", io.TeeReader(master, s.audience.writer(0))) })

@@ -82,13 +82,13 @@ func (s *supervisor) goOnAlone(end outcome) {
 }
 
 // closeDetached ends the streams of a container that was detached from.
-func (s *supervisor) closeDetached(end outcome) {
+func (s *supervisor) closeDetached() {
 	s.mu.Lock()
 	streams, detached := s.streams, s.detached
 	s.mu.Unlock()
 	if detached {
 		streams.close()
-		streams.audience.end(end)
+		streams.audience.end()
 	}
 }
 

@@ -107,6 +107,7 @@ func (s *supervisor) runs() outcome {
 			st.RestartCount = count + 1
 			st.Health = nil
 		})
+		s.tellAttached(end)
 		select {
 		case <-s.keepStopped:
 			return end

@@ -61,6 +61,8 @@ func Supervise(ctx context.Context, c *Container, h Hooks) error {
 	}
 	end := s.supervise(ctx)
 	s.control.tell(end)
+	s.tellAttached(end)
+	s.dismissWatcher()
 	if h.Network != nil {
 		defer s.tidyNetwork()
 	}
@@ -98,6 +100,7 @@ type supervisor struct {
 	control   *control      // nil before it listens
 	settle    func()        // see postponeCollection
 	recorded  chan struct{} // closed once state.json says that the command has run
+	watcher   *watcher      // the caller, if it is attached from the start
 	remains   string        // a directory to be deleted when the caller has heard of the end
 
 	// pauseMu guards the following, and is taken before mu and statusMu.
@@ -138,6 +141,10 @@ func (s *supervisor) connect() error {
 	}
 	unix.CloseOnExec(fd)
 	s.caller = &wire{fd: fd}
+	if s.mode == modeAttached {
+		s.mode = modeBackground
+		return s.welcomeWatcher()
+	}
 	return nil
 }
 
@@ -249,9 +256,10 @@ func (s *supervisor) runInit() (end outcome) {
 		s.mu.Lock()
 		s.streams = streams
 		s.mu.Unlock()
+		s.seatWatcher(streams)
 		defer func() {
 			streams.close()
-			streams.audience.end(end)
+			streams.audience.end()
 		}()
 		if in := s.streams.command; in != nil {
 			if err := p.setStreams(in); err != nil {
@@ -296,7 +304,7 @@ func (s *supervisor) runInit() (end outcome) {
 	}
 	end = s.wait(p)
 	if s.mode != modeBackground {
-		s.closeDetached(end)
+		s.closeDetached()
 	}
 	return end
 }

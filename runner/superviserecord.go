@@ -66,6 +66,9 @@ func (s *supervisor) commandStarted(p *initProcess, placeholders []string) {
 	if s.hooks.Running != nil {
 		s.hooks.Running()
 	}
+	if first {
+		s.takeWatchersInput()
+	}
 	if s.caller != nil {
 		_ = s.caller.send(message{Kind: msgStarted})
 	}

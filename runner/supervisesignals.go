@@ -41,6 +41,8 @@ func (s *supervisor) followSignals(ctx context.Context) (stop func()) {
 					continue
 				case msgSignal:
 					s.signal(unix.Signal(m.Signal))
+				case msgResize:
+					s.resizeForWatcher(m)
 				case msgReady:
 					s.ready()
 				}
@@ -78,6 +80,7 @@ func (s *supervisor) callerGone() {
 		s.init.kill()
 	}
 	s.mu.Unlock()
+	s.watcherGone()
 	if !stays {
 		_ = s.stopping(false)
 		s.end()

@@ -18,6 +18,8 @@ import (
 //	          signal        pass the signal on to the command
 //	          ready         the terminal has its size, and the caller's is in raw mode: the command may start
 //	          detach        + the terminal's master: go on in the background
+//	          attach        + input, output and error, the ends of sockets; Rows, Columns: the first, of a caller that watches
+//	          resize        Rows, Columns: of the terminal of such a one
 //	P1 → P0   detached      the caller may go; Error: or not
 //	          console       + the terminal's master
 //	          started       the command runs

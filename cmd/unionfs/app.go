@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -97,10 +99,10 @@ func complete(command *cli.Command) {
 func onUsageError(c *cli.Context, err error, isSubcommand bool) error {
 	where := "unionfs"
 	if isSubcommand {
-		where += " " + c.Command.Name
+		where += " " + fullName(c.Command)
 	}
 	err = usageError("%w", cmdline.FlagError(c, err, where+" --help", insteadOf))
-	if runsCommand(c.Command.Name) {
+	if runsCommand(fullName(c.Command)) {
 		return asRunFailure(err)
 	}
 	return err
@@ -132,14 +134,20 @@ func stateRoot(c *cli.Context) (string, error) {
 
 // arguments checks the number of arguments after the flags. want names them, as in the command's usage.
 func arguments(c *cli.Context, least, most int, want string) error {
-	n := c.NArg()
+	n, name := c.NArg(), fullName(c.Command)
 	switch {
 	case n < least:
-		return usageError("%s: want %s; see unionfs %s --help", c.Command.Name, want, c.Command.Name)
+		return usageError("%s: want %s; see unionfs %[1]s --help", name, want)
 	case most >= 0 && n > most:
-		return usageError("%s: unexpected argument %q; want %s", c.Command.Name, c.Args().Get(most), want)
+		return usageError("%s: unexpected argument %q; want %s", name, c.Args().Get(most), want)
 	}
 	return nil
+}
+
+// fullName is what a command is called, with the verb that it is one of: "volume create".
+func fullName(command *cli.Command) string {
+	_, name, _ := strings.Cut(command.HelpName, " ")
+	return cmp.Or(name, command.Name)
 }
 
 // runsCommand reports whether a verb takes a command with flags and an exit code of its own.

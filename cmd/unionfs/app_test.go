@@ -21,19 +21,23 @@ func TestOurFlags(t *testing.T) {
 		"unionfs rm -f -- -f":                           "unionfs rm --force -- -f",
 		"unionfs images -q":                             "unionfs images --quiet",
 		"unionfs import - name":                         "unionfs import - name",
-		"unionfs ps -aq":                                "unionfs ps -aq",
+		"unionfs ps -aq":                                "unionfs ps --all --quiet",
 		"unionfs mount -l":                              "unionfs mount --lower",
 		"unionfs --version":                             "unionfs --version",
 		"unionfs nowhere -x y":                          "unionfs nowhere -x y",
-		"unionfs run -e A=1 --env B=2 -it image ls -e":  "unionfs run --env A=1 --env B=2 -it image ls -e",
+		"unionfs run -e A=1 --env B=2 -it image ls -e":  "unionfs run --env A=1 --env B=2 --interactive --tty image ls -e",
 		"unionfs run --rm -v /a:/b image -v x":          "unionfs run --rm --volume /a:/b image -v x",
 		"unionfs try -w /tmp ls -w":                     "unionfs try --workdir /tmp ls -w",
 		"unionfs try -- ls -w":                          "unionfs try -- ls -w",
 		"unionfs run --name -it image":                  "unionfs run --name -it image",
 		"unionfs run -h box --rm image -h":              "unionfs run --hostname box --rm image -h",
+		"unionfs run -itu root -p80:80 -e=A=1 image":    "unionfs run --interactive --tty --user root --publish=80:80 --env=A=1 image",
+		"unionfs run -i=false -xi image":                "unionfs run --interactive=false -xi image",
+		"unionfs logs -fn5 web":                         "unionfs logs --follow --tail=5 web",
 		"unionfs ps -h":                                 "unionfs ps --help",
 		"unionfs -h":                                    "unionfs --help",
 		"unionfs top web -o pid":                        "unionfs top web -o pid",
+		"unionfs volume create data -o type=none":       "unionfs volume create --opt type=none data",
 		"unionfs run --net=host image sh -c --network=": "unionfs run --network=host image sh -c --network=",
 	}
 	for line, want := range tests {
@@ -41,6 +45,31 @@ func TestOurFlags(t *testing.T) {
 		for _, app := range []*cli.App{newApp(io.Discard, io.Discard), appFor(args, io.Discard, io.Discard)} {
 			if got := strings.Join(cmdline.Arrange(app, args, endsFlags), " "); got != want {
 				t.Errorf("%s, with %d verbs\n got %s\nwant %s", line, len(app.Commands), got, want)
+			}
+		}
+	}
+}
+
+func TestUngroup(t *testing.T) {
+	for line, want := range map[string]string{
+		"unionfs container ls -a":             "unionfs ps -a",
+		"unionfs --root /x image rm image ls": "unionfs --root /x rmi image ls",
+		"unionfs --root=/x system df":         "unionfs --root=/x df",
+		"unionfs container prune -f":          "unionfs container prune -f",
+		"unionfs container":                   "unionfs container",
+		"unionfs --root container ls":         "unionfs --root container ls",
+		"unionfs image --help":                "unionfs image --help",
+		"unionfs run image ls":                "unionfs run image ls",
+		"unionfs":                             "unionfs",
+	} {
+		if got := strings.Join(ungroup(strings.Fields(line)), " "); got != want {
+			t.Errorf("%s\n got %s\nwant %s", line, got, want)
+		}
+	}
+	for _, g := range groups() {
+		for _, other := range g.others {
+			if _, is := verbNamed(other.verb); !is {
+				t.Errorf("%s %s is %s, which isn't there", g.name, other.name, other.verb)
 			}
 		}
 	}

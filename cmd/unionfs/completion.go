@@ -71,6 +71,7 @@ func completeCommand() *cli.Command {
 			if len(words) > 1 && words[0] == "bench" {
 				return completeBench(c, words[1:])
 			}
+			words = ungroup(append([]string{c.App.Name}, words...))[1:]
 			completion := cmdline.Completion{App: c.App, EndsAtFirst: endsFlags, Names: func(kind string) ([]cmdline.Candidate, bool) {
 				return namesOf(kind, rootIn(words, c.String("root")))
 			}}

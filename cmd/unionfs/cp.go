@@ -265,8 +265,9 @@ func (x *transfer) in(source, target string) error {
 		packed <- err
 	}()
 	err = x.files.Write(p.dir, r)
-	r.CloseWithError(errors.New("given up"))
-	if perr := <-packed; perr != nil && (err == nil || !errors.Is(perr, io.ErrClosedPipe)) && perr.Error() != "given up" {
+	givenUp := errors.New("given up")
+	r.CloseWithError(givenUp)
+	if perr := <-packed; perr != nil && (err == nil || !errors.Is(perr, io.ErrClosedPipe)) && !errors.Is(perr, givenUp) {
 		err = perr
 	}
 	if err != nil {

@@ -25,8 +25,10 @@ when a pull is interrupted, the next one within a day goes on with.
 Examples:
    unionfs pull alpine
    unionfs pull --platform linux/arm64 debian:12
-   unionfs pull localhost:5000/team/app:1.2`,
+   unionfs pull localhost:5000/team/app:1.2
+   unionfs pull --all-tags localhost:5000/team/app`,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all-tags", Aliases: []string{"a"}, Usage: "get all images that the registry has of the name"},
 			insecureFlag(),
 			platformFlag("get the image for `OS/ARCH[/VARIANT]` instead of this machine's"),
 			quietFlag("the image's ID"),
@@ -43,17 +45,32 @@ Examples:
 			if err != nil {
 				return err
 			}
-			progress := newLayersProgress(c)
-			image, err := store.Pull(c.Context, c.Args().First(), layerstore.PullOptions{
-				Insecure: c.Bool("insecure"), Platform: platform, Progress: progress.tell,
-			})
-			progress.end()
-			if err != nil {
-				return err
+			names := c.Args().Slice()
+			if c.Bool("all-tags") {
+				if names, err = layerstore.RemoteTags(c.Context, names[0], layerstore.TagsOptions{Insecure: c.Bool("insecure")}); err != nil {
+					return err
+				}
 			}
-			return printImageID(c, image)
+			for _, name := range names {
+				if err := pullImage(c, store, name, platform); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
+}
+
+func pullImage(c *cli.Context, store *layerstore.Store, name string, platform *imagespec.Platform) error {
+	progress := newLayersProgress(c)
+	image, err := store.Pull(c.Context, name, layerstore.PullOptions{
+		Insecure: c.Bool("insecure"), Platform: platform, Progress: progress.tell,
+	})
+	progress.end()
+	if err != nil {
+		return err
+	}
+	return printImageID(c, image)
 }
 
 func platformFlag(usage string) cli.Flag { return &cli.StringFlag{Name: "platform", Usage: usage} }

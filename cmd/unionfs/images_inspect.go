@@ -120,6 +120,7 @@ Examples:
    unionfs history --no-trunc --format json debian`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "no-trunc", Usage: "don't cut what is long"},
+			&cli.BoolFlag{Name: "human", Aliases: []string{"H"}, Usage: "sizes and times for people, as ever", Hidden: true},
 			quietFlag("IDs"),
 			formatFlag(),
 		},

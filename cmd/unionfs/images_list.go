@@ -31,7 +31,8 @@ Examples:
 			quietFlag("IDs"),
 			&cli.BoolFlag{Name: "digests", Usage: "list the digests in the registry too"},
 			&cli.BoolFlag{Name: "no-trunc", Usage: "don't cut what is long"},
-			&cli.StringSliceFlag{Name: "filter", Usage: "list only those with `NAME=VALUE`: dangling, reference, label, before, since"},
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all of them, as ever", Hidden: true},
+			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: dangling, reference, label, before, since"},
 			formatFlag(),
 		},
 		Action: func(c *cli.Context) error {

@@ -20,8 +20,12 @@ interrupted goes on where it broke, within a layer too, if the registry keeps wh
 
 Examples:
    unionfs push localhost:5000/team/app:1.2
-   unionfs push mine:1 registry.example/team/mine:1`,
-		Flags: []cli.Flag{insecureFlag(), quietFlag("the digest")},
+   unionfs push mine:1 registry.example/team/mine:1
+   unionfs push --all-tags localhost:5000/team/app`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all-tags", Aliases: []string{"a"}, Usage: "send all images that have the name"},
+			insecureFlag(), quietFlag("the digest"),
+		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, 2, "IMAGE [NAME[:TAG]]"); err != nil {
 				return err
@@ -30,27 +34,50 @@ Examples:
 			if err != nil {
 				return err
 			}
-			o := layerstore.PushOptions{Insecure: c.Bool("insecure")}
-			if !c.Bool("quiet") {
-				o.Progress = func(l layerstore.PushedLayer) {
-					fmt.Fprintf(c.App.Writer, "%s: %s\n", shortID(string(l.Digest)), describePushed(l.State))
-				}
+			if !c.Bool("all-tags") {
+				return pushImage(c, store, c.Args().Get(0), c.Args().Get(1))
 			}
-			pushed, err := store.Push(c.Context, c.Args().Get(0), c.Args().Get(1), o)
+			if err := arguments(c, 1, 1, "one NAME with --all-tags"); err != nil {
+				return err
+			}
+			names, err := store.Tags(c.Args().First())
 			if err != nil {
 				return err
 			}
-			if c.Bool("quiet") {
-				_, err = fmt.Fprintln(c.App.Writer, pushed.Digest)
-				return err
+			if len(names) == 0 {
+				return fmt.Errorf("pushing %s: there is no image of that name; \"unionfs images\" lists those that there are", c.Args().First())
 			}
-			if !pushed.Same {
-				fmt.Fprintln(c.App.ErrWriter, "unionfs: layers were compressed anew, so the image's digest in the registry is a new one")
+			for _, name := range names {
+				if err := pushImage(c, store, name, ""); err != nil {
+					return err
+				}
 			}
-			_, err = fmt.Fprintf(c.App.Writer, "digest: %s size: %d\n", pushed.Digest, pushed.Size)
-			return err
+			return nil
 		},
 	}
+}
+
+// pushImage pushes one image, as another name if that isn't empty.
+func pushImage(c *cli.Context, store *layerstore.Store, name, as string) error {
+	o := layerstore.PushOptions{Insecure: c.Bool("insecure")}
+	if !c.Bool("quiet") {
+		o.Progress = func(l layerstore.PushedLayer) {
+			fmt.Fprintf(c.App.Writer, "%s: %s\n", shortID(string(l.Digest)), describePushed(l.State))
+		}
+	}
+	pushed, err := store.Push(c.Context, name, as, o)
+	if err != nil {
+		return err
+	}
+	if c.Bool("quiet") {
+		_, err = fmt.Fprintln(c.App.Writer, pushed.Digest)
+		return err
+	}
+	if !pushed.Same {
+		fmt.Fprintln(c.App.ErrWriter, "unionfs: layers were compressed anew, so the image's digest in the registry is a new one")
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "digest: %s size: %d\n", pushed.Digest, pushed.Size)
+	return err
 }
 
 func copyCommand() *cli.Command {

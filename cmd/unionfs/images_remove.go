@@ -29,6 +29,7 @@ Examples:
    unionfs rmi -f 0123456789ab         # with all its names`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "of an image that is named by its ID, take all names away; no error if it isn't there"},
+			&cli.BoolFlag{Name: "no-prune", Usage: "an image without a name has no parents here", Hidden: true},
 		},
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "IMAGE..."); err != nil {

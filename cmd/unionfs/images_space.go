@@ -25,11 +25,14 @@ func pruneCommand() *cli.Command {
 		Name:  "prune",
 		Usage: "free the space of images without a name",
 		Description: `Deletes the images that have lost their name to a newer one, unless a container was made from them or something uses
-them, and layers that no image has.
+them, and layers that no image has. With --all it is images with names too, and it asks first.
 
-Example:
-   unionfs prune --dry-run`,
+Examples:
+   unionfs prune --dry-run
+   unionfs prune --all --force`,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "delete all images that nothing uses, with their names"},
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "don't ask"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "only list what would be deleted"},
 		},
 		Action: func(c *cli.Context) error {
@@ -45,13 +48,21 @@ Example:
 			if err != nil {
 				return err
 			}
-			pruned, err := store.Prune(layerstore.PruneOptions{DryRun: c.Bool("dry-run"), Keep: slices.Collect(maps.Keys(users))})
+			if c.Bool("all") && !c.Bool("force") && !c.Bool("dry-run") {
+				if err := confirm(c, "Remove all images that no container was made from?"); err != nil {
+					return err
+				}
+			}
+			pruned, err := store.Prune(layerstore.PruneOptions{All: c.Bool("all"), DryRun: c.Bool("dry-run"), Keep: slices.Collect(maps.Keys(users))})
 			if err != nil {
 				return err
 			}
-			deleted, total := "Deleted", "Total reclaimed space"
+			untagged, deleted, total := "Untagged", "Deleted", "Total reclaimed space"
 			if c.Bool("dry-run") {
-				deleted, total = "Would delete", "Total reclaimable space"
+				untagged, deleted, total = "Would untag", "Would delete", "Total reclaimable space"
+			}
+			for _, name := range pruned.Names {
+				fmt.Fprintf(c.App.Writer, "%s: %s\n", untagged, name)
 			}
 			for _, id := range pruned.Images {
 				fmt.Fprintf(c.App.Writer, "%s: %s\n", deleted, id)

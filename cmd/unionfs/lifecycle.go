@@ -87,7 +87,7 @@ func startAhead(c *cli.Context, l launch, id string) *runner.Supervisor {
 		joins = joins || runner.NeedsUserNamespace() && strings.HasPrefix(c.String(flag), "container:")
 	}
 	root, err := stateRoot(c)
-	if l.background || err != nil || joins {
+	if l.background || !passesSignals(c) || err != nil || joins {
 		return nil
 	}
 	o := l.options(nil)
@@ -184,6 +184,7 @@ Examples:
 			&cli.BoolFlag{Name: "all", Usage: "start those that their --restart policy wants to run"},
 			&cli.BoolFlag{Name: "attach", Aliases: []string{"a"}, Usage: "stay in front, with the command's output"},
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input to the command; implies --attach"},
+			sigProxyFlag(),
 			detachKeysFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -254,7 +255,14 @@ func runInFront(c *cli.Context, root string, container *runner.Container, o runn
 	}
 	defer release()
 	o.Join, o.Supervisor, o.DetachKeys = join, supervisor.Arguments(root, container.ID), keys
-	code, err := container.Run(c.Context, o)
+	var code int
+	if passesSignals(c) {
+		code, err = container.Run(c.Context, o)
+	} else {
+		code, err = container.Start(c.Context, runner.StartOptions{Join: join, Supervisor: o.Supervisor, Attach: &runner.AttachOptions{
+			Stdout: o.Stdout, Stderr: o.Stderr, NoStdin: !o.Interactive, NoSignals: true, DetachKeys: keys,
+		}})
+	}
 	if errors.Is(err, runner.ErrDetached) {
 		fmt.Fprintln(c.App.ErrWriter, "read escape sequence")
 		return nil
@@ -264,6 +272,15 @@ func runInFront(c *cli.Context, root string, container *runner.Container, o runn
 	}
 	return &exitError{code, err}
 }
+
+// sigProxyFlag is for a container that runs in front.
+func sigProxyFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "sig-proxy", Usage: "pass on the signals that this process gets; without, they end only this process, and the container goes on", Value: true}
+}
+
+// passesSignals reports whether a container that runs in front gets the signals of this process. One that doesn't runs in the background,
+// and we watch it.
+func passesSignals(c *cli.Context) bool { return !c.IsSet("sig-proxy") || c.Bool("sig-proxy") }
 
 func timeoutFlag() cli.Flag {
 	return &cli.IntFlag{Name: "time", Aliases: []string{"t", "timeout"}, Usage: "kill it after `SECONDS`; -1 never", DefaultText: "the container's --stop-timeout"}

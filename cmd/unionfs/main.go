@@ -34,6 +34,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // runApp is run without the names that stand for other programs.
 func runApp(args []string, stdout, stderr io.Writer) int {
+	args = ungroup(args)
 	app := appFor(args, stdout, stderr)
 	args = cmdline.Arrange(app, args, endsFlags)
 	cmdline.KeepNames(app.Commands)

@@ -13,12 +13,13 @@ import (
 func containerCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "container",
-		Usage: "do something to all containers: prune",
-		Description: `Its own verbs are below.
+		Usage: "prune those that don't run; and Docker's other names of the verbs about containers",
+		Description: `Its own verb is prune; the others are those outside, with all of their flags.
 
-Example:
-   unionfs container prune`,
-		Subcommands: []*cli.Command{containerPruneCommand()},
+Examples:
+   unionfs container prune
+   unionfs container ls`,
+		Subcommands: append(othersOf("container"), containerPruneCommand()),
 	}
 }
 

@@ -56,7 +56,7 @@ Examples:
    unionfs run --rm -it alpine sh
    unionfs run --rm -v "$PWD":/src:ro -w /src -e CGO_ENABLED=0 golang go vet ./...
    unionfs run -d --name web -u www-data nginx`,
-		Flags: append(imageRunFlags(), &cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run it in the background, and print the container's ID"}, detachKeysFlag()),
+		Flags: append(imageRunFlags(), &cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "run it in the background, and print the container's ID"}, sigProxyFlag(), detachKeysFlag()),
 		Action: func(c *cli.Context) error {
 			if err := arguments(c, 1, -1, "IMAGE [COMMAND...]"); err != nil {
 				return asRunFailure(err)

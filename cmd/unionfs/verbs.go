@@ -46,6 +46,7 @@ func verbs() []verb {
 		{name: "volume", command: volumeCommand},
 		{name: "port", command: portCommand},
 		{name: "network", command: networkCommand},
+		{name: "image", command: imageCommand},
 		{name: "images", command: imagesCommand},
 		{name: "pull", command: pullCommand},
 		{name: "import", command: importCommand},
@@ -69,6 +70,8 @@ func verbs() []verb {
 		{name: "runtime", command: runtimeCommand},
 		{name: "upgrade", command: upgradeCommand},
 		{name: "bench", command: benchCommand},
+		{name: "system", command: systemCommand},
+		{name: "info", command: infoCommand},
 		{name: "version", command: versionCommand},
 		{name: holderName, command: holderCommand},
 		{name: sweepName, command: sweepCommand},
@@ -90,14 +93,22 @@ func verbNamed(name string) (verb, bool) {
 
 // verbIn finds the verb of a command line, behind no other flag than --root.
 func verbIn(args []string) (verb, bool) {
+	if at := verbAt(args); at >= 0 {
+		return verbNamed(args[at])
+	}
+	return verb{}, false
+}
+
+// verbAt is where the verb of a command line stands, behind no other flag than --root; -1 if it doesn't.
+func verbAt(args []string) int {
 	for i := 1; i < len(args); i++ {
 		switch {
 		case args[i] == "--root":
 			i++
 		case strings.HasPrefix(args[i], "--root="):
 		default:
-			return verbNamed(args[i])
+			return i
 		}
 	}
-	return verb{}, false
+	return -1
 }

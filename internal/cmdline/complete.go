@@ -58,6 +58,7 @@ type place struct {
 	commands  []*cli.Command // that may follow
 	flags     []cli.Flag     // that may follow
 	command   *cli.Command
+	path      string   // what it is called, with the verb that it is one of
 	arguments int      // that stood before
 	value     cli.Flag // whose value follows, or nil
 	theirs    bool     // what follows belongs to a command of the user's
@@ -72,24 +73,26 @@ func (p *place) pass(word string, endsAtFirst func(string) bool) {
 	case word == "--" && !p.noFlags:
 		p.noFlags, p.flags = true, nil
 	case isFlag(word) && !p.noFlags:
-		if _, takesNext := spell(p.flags, word); takesNext {
-			p.value = flagOf(p.flags, word)
+		if spelled, takesNext := spell(p.flags, word); takesNext {
+			p.value = flagOf(p.flags, spelled[len(spelled)-1])
 		}
 	default:
 		for _, command := range p.commands {
 			if p.arguments == 0 && command.HasName(word) {
+				p.path = strings.TrimPrefix(p.path+" "+command.Name, " ")
 				p.command, p.commands, p.flags = command, command.Subcommands, command.Flags
 				return
 			}
 		}
 		p.arguments++
-		if p.command != nil && endsAtFirst(p.command.Name) {
+		if p.command != nil && endsAtFirst(p.path) {
 			// "exec CONTAINER COMMAND" has one argument of ours, and "try COMMAND" none.
 			p.noFlags, p.theirs = true, true
 		}
 	}
 }
 
+// flagOf finds a flag by any of its names, with or without dashes.
 func flagOf(flags []cli.Flag, arg string) cli.Flag {
 	name := strings.TrimLeft(arg, "-")
 	for _, flag := range flags {

@@ -11,7 +11,8 @@ import (
 )
 
 // WriteMan writes a manual page for the program and one for each of its verbs to a directory: unionfs.1, unionfs-run.1 and
-// so on, as man-pages(7) wants them. The same program always gives the same pages.
+// so on, as man-pages(7) wants them. What only stands for another verb ([AliasCategory]) has none. The same program always gives the
+// same pages.
 func WriteMan(app *cli.App, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -20,7 +21,7 @@ func WriteMan(app *cli.App, dir string) error {
 	main := manPage{Name: root, About: app.Usage, Usage: app.Name + " [options] COMMAND [options] [arguments]", Description: app.Description, Flags: app.Flags, Version: app.Version}
 	var write func(name string, command *cli.Command) error
 	write = func(name string, command *cli.Command) error {
-		if command.Hidden {
+		if command.Hidden || command.Category == AliasCategory {
 			return nil
 		}
 		page := manPage{Name: strings.ReplaceAll(name, " ", "-"), About: command.Usage, Usage: usageOf(name, command), Description: command.Description, Flags: command.Flags, Version: app.Version, See: []string{root}}
@@ -28,6 +29,9 @@ func WriteMan(app *cli.App, dir string) error {
 		for _, below := range command.Subcommands {
 			if err := write(name+" "+below.Name, below); err != nil {
 				return err
+			}
+			if below.Category == AliasCategory {
+				continue
 			}
 			page.See = append(page.See, strings.ReplaceAll(name+" "+below.Name, " ", "-"))
 		}
@@ -40,6 +44,9 @@ func WriteMan(app *cli.App, dir string) error {
 	}
 	return main.writeTo(dir)
 }
+
+// AliasCategory is the category of commands that stand for others.
+const AliasCategory = "Other names"
 
 func usageOf(name string, command *cli.Command) string {
 	switch {
