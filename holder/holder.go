@@ -105,6 +105,14 @@ func Run(c Config) error {
 			h.kept.close()
 		}
 	}()
+	defer func() {
+		if h.listener != nil {
+			h.listener.close()
+		}
+		if h.request != nil {
+			h.request.answer(errMountEnded)
+		}
+	}()
 	defer h.Questions.end()
 	defer close(h.quit)
 	return h.run()
@@ -128,6 +136,8 @@ type holder struct {
 	wasUp   bool          // a server was ready once
 	ending  bool          // the server was told to end by a signal
 	upgrade chan *request // nil until there is a listener
+
+	listener *Listener
 }
 
 // server is one child process.
@@ -347,7 +357,7 @@ func (h *holder) up() error {
 		if listener, err := h.Upgrades(); err != nil {
 			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
 		} else {
-			h.upgrade = listener.requests
+			h.upgrade, h.listener = listener.requests, listener
 		}
 	}
 	if h.Ready != nil {

@@ -17,6 +17,9 @@ import (
 // Listener takes requests to replace a server.
 type Listener struct {
 	requests chan *request
+	fd       int
+	closed   chan struct{} // nobody takes requests any more
+	done     chan struct{} // and the socket's name is free
 }
 
 type request struct {
@@ -50,8 +53,10 @@ func Listen(name string) (*Listener, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	l := &Listener{requests: make(chan *request)}
+	l := &Listener{requests: make(chan *request), fd: fd, closed: make(chan struct{}), done: make(chan struct{})}
 	go func() {
+		defer close(l.done)
+		defer unix.Close(fd)
 		for {
 			c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
 			if err == unix.EINTR || err == unix.ECONNABORTED {
@@ -61,14 +66,30 @@ func Listen(name string) (*Listener, error) {
 				return
 			}
 			conn := os.NewFile(uintptr(c), "upgrade")
-			if r := l.hear(conn); r != nil {
-				l.requests <- r
-			} else {
+			r := l.hear(conn)
+			if r == nil {
 				conn.Close()
+				continue
+			}
+			select {
+			case l.requests <- r:
+			case <-l.closed:
+				r.program.Close()
+				r.answer(errMountEnded)
 			}
 		}
 	}()
 	return l, nil
+}
+
+var errMountEnded = errors.New("the mount has just ended")
+
+// close ends it. The name is free then: the next mount of a process that lives on, as a container's supervisor does, may have the
+// same device number.
+func (l *Listener) close() {
+	close(l.closed)
+	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // has accept return
+	<-l.done
 }
 
 // hear reads a request; nil if it is none that may be granted.
