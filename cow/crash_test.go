@@ -334,7 +334,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			base := t.TempDir()
 			must(t, unix.Mount("none", base, "tmpfs", 0, "mode=0755"))
-			defer unmountPatiently(t, base)
+			defer modeltest.Unmount(t, base)
 			whole := newCrashTree(t, base+"/whole")
 			if whole.run(c.name, -1) {
 				t.Fatal("killed by something else")

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,21 +33,11 @@ func (w *tree) mountKernel(writable bool, options ...string) (mnt string, unmoun
 	unmount = func() {
 		if mounted {
 			mounted = false
-			unmountPatiently(w.t, mnt)
+			modeltest.Unmount(w.t, mnt)
 		}
 	}
 	w.t.Cleanup(unmount)
 	return mnt, unmount
-}
-
-// unmountPatiently unmounts what somebody may be looking at for a moment, as programs do that walk through all mounts.
-func unmountPatiently(t *testing.T, path string) {
-	t.Helper()
-	err := unix.Unmount(path, 0)
-	for deadline := time.Now().Add(time.Minute); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(path, 0) {
-		time.Sleep(10 * time.Millisecond)
-	}
-	must(t, err)
 }
 
 // kernelShows fails unless the kernel's overlayfs shows what the plain directory has. With metacopy "off" it refuses the

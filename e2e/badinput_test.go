@@ -89,9 +89,9 @@ func TestBadMounts(t *testing.T) {
 	})
 	t.Run("the server was killed", func(t *testing.T) {
 		out := c.script(t, `
-			$UNIONFS mount --lower lower target
-			kill -KILL $(pgrep -f "[r]eady-fd 3 --lower lower target")
-			until ! ls target 2>/dev/null; do sleep 0.01; done
+			$UNIONFS mount --lower $PWD/lower target
+			# The holder may have started another server between the two signals.
+			while stat -f target >/dev/null 2>&1; do pkill -KILL -f "[r]eady-fd 3 --lower $PWD/lower target" || true; sleep 0.01; done
 			$UNIONFS mount --lower lower target 2>&1 && exit 1
 			$UNIONFS umount target
 			$UNIONFS mount --lower lower target

@@ -158,6 +158,7 @@ func TestDropInMountHelper(t *testing.T) {
 		grep $PWD/merged /proc/self/mounts | cut -d , -f 1
 		echo more >> merged/file
 		umount merged
+		flock work/lock true
 		cat upper/file
 		mount --bind bin /usr/local/bin
 		mount -t fuse.unionfs -o "ro,noexec,lowerdir=$PWD/low er:$PWD/lower" overlay $PWD/merged

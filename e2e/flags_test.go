@@ -143,7 +143,8 @@ func TestRunningFlags(t *testing.T) {
 	eachKind(t, func(t *testing.T, c *caller) {
 		importBusybox(t, c)
 		t.Cleanup(func() { c.try(t, "rm", "-f", "box") })
-		c.must(t, "run", "-d", "--name", "box", "bb:1", "sh", "-c", "trap 'exit 9' USR1; trap '' TERM; while :; do sleep 0.02; done")
+		c.must(t, "run", "-d", "--name", "box", "bb:1", "sh", "-c", "trap 'exit 9' USR1; trap '' TERM; echo ready; while :; do sleep 0.02; done")
+		waitFor(t, func() bool { return c.must(t, "logs", "box") == "ready\n" })
 		if got := c.must(t, "top", "box", "-o", "pid,args"); !strings.Contains(got, "PID COMMAND") || !strings.Contains(got, "unionfs-init") || strings.Contains(got, "kthreadd") {
 			t.Errorf("top by ps: %q", got)
 		}

@@ -78,6 +78,9 @@ func testIPv6(t *testing.T, n *networked) {
 		{"published from a network without IPv6", "outside", []string{"ask", "[" + hostAddress6 + "]:8094"}, `^e `},
 	}
 	for _, test := range tests {
+		if test.want == "" {
+			test.args = append(test.args, soon)
+		}
 		r := n.ask(t, test.where, test.args...)
 		switch {
 		case test.want == "" && (r.code == 0 || r.stdout != ""):

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -96,6 +97,9 @@ func (l *lan) left(t *testing.T) (found []string) {
 	}
 	defer links.Close()
 	all, err := links.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // one came or went meanwhile
+		all, err = links.LinkList()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

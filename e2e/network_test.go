@@ -56,6 +56,9 @@ func (n *networked) serve(t *testing.T, name string, flags ...string) {
 	waitFor(t, func() bool { return n.try(t, "logs", name).stdout == "ready\n" })
 }
 
+// soon, behind what is asked of the peer, is for answers that must not come, in seconds.
+const soon = "5"
+
 // ask runs the peer on the machine, outside, or in a running container, and returns what it prints.
 func (n *networked) ask(t *testing.T, where string, args ...string) result {
 	t.Helper()
@@ -132,6 +135,9 @@ func testNetwork(t *testing.T, n *networked) {
 		{"not published", "host", []string{"ask", "127.0.0.1:53"}, ``},
 	}
 	for _, test := range tests {
+		if test.want == "" {
+			test.args = append(test.args, soon)
+		}
 		r := n.ask(t, test.where, test.args...)
 		switch {
 		case test.want == "" && (r.code == 0 || r.stdout != ""):
@@ -208,7 +214,7 @@ func (n *networked) checkChanges(t *testing.T) {
 		t.Errorf("after connect, on the first network: %+v", r)
 	}
 	n.must(t, "network", "disconnect", "other", "b")
-	if r := n.ask(t, "c", "ask", "friend:80"); r.code == 0 {
+	if r := n.ask(t, "c", "ask", "friend:80", soon); r.code == 0 {
 		t.Errorf("after disconnect: %+v", r)
 	}
 	n.must(t, "rename", "b", "renamed")
@@ -216,7 +222,7 @@ func (n *networked) checkChanges(t *testing.T) {
 		t.Errorf("by the new name: %+v", r)
 	}
 	n.must(t, "restart", "-t", "0", "renamed")
-	waitFor(t, func() bool { return strings.HasPrefix(n.ask(t, "a", "ask", "renamed:80").stdout, "b ") })
+	waitFor(t, func() bool { return strings.HasPrefix(n.ask(t, "a", "ask", "renamed:80", soon).stdout, "b ") })
 }
 
 func (n *networked) checkRefusals(t *testing.T) {

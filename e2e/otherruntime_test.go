@@ -106,9 +106,7 @@ func TestOtherRuntime(t *testing.T) {
 			pid := containerState(t, c).InitPID
 			killPart(t, c, "supervisor")
 			awaitEnd(t, pid)
-			if got := c.must(t, "ps", "-a"); !strings.Contains(got, "Exited (137)") {
-				t.Errorf("ps: %s", got)
-			}
+			waitFor(t, func() bool { return strings.Contains(c.must(t, "ps", "-a"), "Exited (137)") })
 			c.must(t, "rm", "killed")
 		})
 	}

@@ -162,7 +162,8 @@ func TestKilledBetweenDoingAndAnswering(t *testing.T) {
 			for _, name := range append(c.look, "") {
 				_ = unix.Lstat(m.mnt+"/"+name, &st) // some are not there, and the kernel keeps that
 			}
-			server := m.server(t)
+			var server int
+			waitFor(t, func() bool { server = m.server(t); return server != 0 })
 			err := m.interrupted(t, server, c.call, func() error { return c.do(m.mnt) })
 			if want := c.do(m.plain); err != want {
 				t.Errorf("the mount says %v, the plain directory %v", err, want)

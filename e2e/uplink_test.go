@@ -23,7 +23,7 @@ func TestUplinks(t *testing.T) {
 				n.serve(t, "a", "--network", "web", "-p", "8080:80")
 				n.serve(t, "b", "--network", "web")
 				// The program sets the interface up by itself, after the container has started.
-				waitFor(t, func() bool { return n.ask(t, "a", "ask", outsideAddress+":80").code == 0 })
+				waitFor(t, func() bool { return n.ask(t, "a", "ask", outsideAddress+":80", soon).code == 0 })
 				for about, test := range map[string]struct{ where, verb, address, want string }{
 					"out":               {"a", "ask", outsideAddress + ":80", " " + hostAddress + ":"},
 					"out by UDP":        {"b", "ask-udp", outsideAddress + ":53", " " + hostAddress + ":"},

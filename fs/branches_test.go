@@ -24,11 +24,7 @@ func mountHost(t *testing.T, source, dir, kind string, flags uintptr) {
 	if err := unix.Mount(source, dir, kind, flags, ""); err != nil {
 		t.Fatalf("mounting %s on %s: %v", kind, dir, err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmounting %s: %v", dir, err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, dir) })
 }
 
 // withoutTypes mounts a file system whose listings don't say what kind of file a name is: ext4 without the feature "filetype".
@@ -49,11 +45,7 @@ func newExt4(t *testing.T, options ...string) string {
 			t.Fatalf("%s: %v: %s", command, err, out)
 		}
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(mnt, 0); err != nil {
-			t.Errorf("unmounting %s: %v", mnt, err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, mnt) })
 	if err := os.Remove(mnt + "/lost+found"); err != nil {
 		t.Fatal(err)
 	}
@@ -243,11 +235,7 @@ func TestFullUpper(t *testing.T) {
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, dir) })
 	b.upper, b.work = dir+"/upper", dir+"/work"
 	mkdir(t, b.upper)
 	mkdir(t, b.work)

@@ -80,11 +80,11 @@ func TestWarmReadsMakeNoRequest(t *testing.T) {
 }
 
 // silent holds that work makes no request but those named. What was kept can be thrown away at any moment when the machine is
-// short of memory, so work gets three attempts.
+// short of memory, so work gets ten attempts.
 func (q *requests) silent(t *testing.T, work func() error, but ...string) {
 	t.Helper()
 	var n map[string]int
-	for range 3 {
+	for range 10 {
 		q.take()
 		if err := work(); err != nil {
 			t.Fatal(err)
@@ -115,7 +115,7 @@ func TestWarmWritableMount(t *testing.T) {
 	}
 	var n map[string]int
 	few := func() bool { return n["GETATTR"] <= 2*6 && n["READDIRPLUS"] >= 5 }
-	for range 3 { // attempts, as in silent
+	for range 10 { // attempts, as in silent
 		q.take()
 		if err := visit(b.mnt); err != nil {
 			t.Fatal(err)
@@ -196,7 +196,8 @@ func TestWritebackCollects(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if n := q.take(); n["WRITE"] == 0 || n["WRITE"] > 10 {
+	// Each time that the kernel is short of memory for data to be written, it writes what there is.
+	if n := q.take(); n["WRITE"] == 0 || n["WRITE"] > 100 {
 		t.Errorf("%d WRITE requests for 1000 appends of 11 bytes", n["WRITE"])
 	}
 	if st := stat(t, filepath.Join(b.upper, "log")); st.Size != 6+11000 {

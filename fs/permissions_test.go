@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unionfs/fs"
+	"unionfs/internal/modeltest"
 )
 
 const (
@@ -336,11 +337,7 @@ func TestBranchWithoutACLs(t *testing.T) {
 	if err := unix.Mount("none", b.lower, "ramfs", 0, "mode=0755"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(b.lower, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, b.lower) })
 	b.inLower(t, "dir/file", "x")
 	b.mount(t, fs.Options{AllowOther: true})
 	if err := as(t, otherUID, "read", filepath.Join(b.mnt, "dir/file")); err != nil {

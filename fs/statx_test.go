@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"unionfs/fs"
+	"unionfs/internal/modeltest"
 )
 
 func statx(t *testing.T, path string) unix.Statx_t {
@@ -71,11 +72,7 @@ func TestStatxWithoutBirth(t *testing.T) {
 	if err := unix.Mount("none", b.lower, "ramfs", 0, "mode=0755"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(b.lower, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, b.lower) })
 	b.inLower(t, "file", "content")
 	b.mount(t, fs.Options{})
 	want := statx(t, filepath.Join(b.lower, "file"))

@@ -16,6 +16,7 @@ import (
 
 	"unionfs/cow"
 	"unionfs/fs"
+	"unionfs/internal/modeltest"
 )
 
 // roles are what the test binary does instead of testing when it is started by a test as another process.
@@ -103,11 +104,7 @@ func branchesInMemory(t *testing.T) *branches {
 	if err := unix.Mount("none", base, "tmpfs", 0, "mode=0755"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(base, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, base) })
 	return branchesIn(t, base)
 }
 

@@ -42,7 +42,7 @@ type Config struct {
 	Questions *Questions
 
 	// Upgrades is a listening socket, made by Listen; nil if servers are not to be replaced on request. It is called for
-	// when the first server is ready.
+	// when the first server is ready, before Ready.
 	Upgrades func() (*Listener, error)
 
 	Log *slog.Logger
@@ -105,15 +105,15 @@ func Run(c Config) error {
 			h.kept.close()
 		}
 	}()
-	defer h.Questions.end()
 	defer func() {
-		if h.listens != nil {
-			h.listens.close()
+		if h.listener != nil {
+			h.listener.close()
 		}
 		if h.request != nil {
 			h.request.answer(ErrEnded)
 		}
 	}()
+	defer h.Questions.end()
 	defer close(h.quit)
 	return h.run()
 }
@@ -130,14 +130,15 @@ type holder struct {
 	questions uint64               // how many there were
 	failed    error                // why First's place could not be taken
 
-	serving *server         // nil while First is
-	next    *server         // stands by to replace serving
-	request *request        // what next was started for
-	wasUp   bool            // a server was ready once
-	ending  bool            // the server was told to end by a signal
-	upgrade <-chan *request // nil until there is a listener
-	listens *Listener       // likewise
-	beaten  time.Time       // when beat was last called
+	serving *server       // nil while First is
+	next    *server       // stands by to replace serving
+	request *request      // what next was started for
+	wasUp   bool          // a server was ready once
+	ending  bool          // the server was told to end by a signal
+	upgrade chan *request // nil until there is a listener
+	beaten  time.Time     // when beat was last called
+
+	listener *Listener
 }
 
 // server is one child process.
@@ -352,6 +353,14 @@ func (h *holder) packet(e event) error {
 
 // up is done once, when the mount answers.
 func (h *holder) up() error {
+	// First, since who hears that the mount is ready may ask at once.
+	if h.Upgrades != nil {
+		if listener, err := h.Upgrades(); err != nil {
+			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
+		} else {
+			h.upgrade, h.listener = listener.requests, listener
+		}
+	}
 	if h.Ready != nil {
 		if err := h.Ready(); err != nil {
 			// Whoever waits for the mount has gone. The server ends it.
@@ -361,17 +370,7 @@ func (h *holder) up() error {
 		}
 	}
 	if !h.Embedded {
-		if err := os.Chdir("/"); err != nil { // so as to keep no file system busy
-			return err
-		}
-	}
-	if h.Upgrades != nil {
-		listener, err := h.Upgrades()
-		if err != nil {
-			h.Log.Warn("the server of the mount can't be replaced by a newer program", "err", err)
-			return nil
-		}
-		h.upgrade, h.listens = listener.requests, listener
+		return os.Chdir("/") // so as to keep no file system busy
 	}
 	return nil
 }

@@ -16,9 +16,10 @@ import (
 
 // Listener takes requests to replace a server.
 type Listener struct {
-	fd       int
 	requests chan *request
-	ended    chan struct{} // closed when nobody takes them any more
+	fd       int
+	closed   chan struct{} // nobody takes requests any more
+	done     chan struct{} // and the socket's name is free
 }
 
 type request struct {
@@ -52,8 +53,9 @@ func Listen(name string) (*Listener, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	l := &Listener{fd: fd, requests: make(chan *request), ended: make(chan struct{})}
+	l := &Listener{requests: make(chan *request), fd: fd, closed: make(chan struct{}), done: make(chan struct{})}
 	go func() {
+		defer close(l.done)
 		defer unix.Close(fd)
 		for {
 			c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
@@ -71,7 +73,7 @@ func Listen(name string) (*Listener, error) {
 			}
 			select {
 			case l.requests <- r:
-			case <-l.ended:
+			case <-l.closed:
 				r.program.Close()
 				r.answer(ErrEnded)
 			}
@@ -80,10 +82,12 @@ func Listen(name string) (*Listener, error) {
 	return l, nil
 }
 
-// close ends it: who asks from now on, or has asked and not been heard, is told that there is nothing to be replaced any more.
+// close ends it. The name is free then: the next mount of a process that lives on, as a container's supervisor does, may have the
+// same device number.
 func (l *Listener) close() {
-	close(l.ended)
-	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // ends the accept, which closes it
+	close(l.closed)
+	_ = unix.Shutdown(l.fd, unix.SHUT_RDWR) // has accept return
+	<-l.done
 }
 
 // hear reads a request; nil if it is none that may be granted.

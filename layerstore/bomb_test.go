@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/modeltest"
 )
 
 // TestBombs imports what is small here and would be huge when it is read: the memory stays small, and the disk is given back.
@@ -48,12 +50,7 @@ func TestBombs(t *testing.T) {
 			if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=20m"); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() {
-				if err := unix.Unmount(disk, 0); err != nil {
-					t.Error(err)
-					unix.Unmount(disk, unix.MNT_DETACH)
-				}
-			})
+			t.Cleanup(func() { modeltest.Unmount(t, disk) })
 			s, err := Open(filepath.Join(disk, "store"))
 			if err != nil {
 				t.Fatal(err)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"unionfs/internal/modeltest"
 )
 
 // disorder is what many processes do to a store at once, while they are killed or the disk is full.
@@ -266,12 +268,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-			unix.Unmount(disk, unix.MNT_DETACH)
-		}
-	})
+	t.Cleanup(func() { modeltest.Unmount(t, disk) })
 	limit := func(options string) {
 		if err := unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, options); err != nil {
 			t.Fatal(err)

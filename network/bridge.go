@@ -14,9 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// dumpAttempts is how often a list is asked for which changes while the kernel gives it, as when containers start beside this one.
+const dumpAttempts = 100
+
 // hostPrefixes returns the addresses that the host's interfaces and routes take up.
 func hostPrefixes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	list := func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	}
+	routes, err := list()
+	for n := 1; n < dumpAttempts && errors.Is(err, netlink.ErrDumpInterrupted); n++ {
+		routes, err = list()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the host's routes: %w", err)
 	}

@@ -2,12 +2,13 @@
 //
 //	peer serve PORT...      answer TCP connections and UDP packets on the ports with "HOSTNAME ADDRESS\n": ours, and the caller's
 //	peer hold PORT N        accept N connections, and only then answer them all
-//	peer ask ADDRESS        print the answer of a TCP connection
-//	peer ask-udp ADDRESS    print the answer to a UDP packet
+//	peer ask ADDRESS [S]    print the answer of a TCP connection, within S seconds, or a minute
+//	peer ask-udp ADDRESS [S]  print the answer to a UDP packet, which is sent again every second
 //	peer ask-many ADDRESS N open N connections at once, and print how many were answered, and from how many addresses
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,9 +35,9 @@ func run(args []string) error {
 	case "hold":
 		return hold(args[1], number(args[2]))
 	case "ask":
-		return ask("tcp", args[1])
+		return ask("tcp", args[1:])
 	case "ask-udp":
-		return ask("udp", args[1])
+		return ask("udp", args[1:])
 	case "ask-many":
 		return askMany(args[1], number(args[2]))
 	}
@@ -113,7 +114,8 @@ func hold(port string, n int) error {
 	}
 }
 
-const limit = 5 * time.Second
+// limit is the patience of who expects an answer: only one that doesn't come takes it up.
+const limit = time.Minute
 
 func dial(network, address string, patience time.Duration) (string, error) {
 	c, err := net.DialTimeout(network, address, patience)
@@ -123,19 +125,35 @@ func dial(network, address string, patience time.Duration) (string, error) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if network == "udp" {
-		if _, err := c.Write([]byte("hello")); err != nil {
-			return "", err
-		}
-		buf := make([]byte, 2048)
-		n, err := c.Read(buf)
-		return string(buf[:n]), err
+		return exchange(c, time.Now().Add(patience))
 	}
 	all, err := io.ReadAll(c)
 	return string(all), err
 }
 
-func ask(network, address string) error {
-	got, err := dial(network, address, limit)
+// exchange sends a packet, again every second until there is an answer: one may be lost on the way.
+func exchange(c net.Conn, deadline time.Time) (string, error) {
+	buf := make([]byte, 2048)
+	for {
+		if _, err := c.Write([]byte("hello")); err != nil {
+			return "", err
+		}
+		again := time.Now().Add(time.Second)
+		_ = c.SetReadDeadline(again)
+		n, err := c.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && again.Before(deadline) {
+			continue
+		}
+		return string(buf[:n]), err
+	}
+}
+
+func ask(network string, args []string) error {
+	patience := limit
+	if len(args) > 1 {
+		patience = time.Duration(number(args[1])) * time.Second
+	}
+	got, err := dial(network, args[0], patience)
 	fmt.Print(got)
 	return err
 }
@@ -147,7 +165,7 @@ func askMany(address string, n int) error {
 	var failed error
 	for range n {
 		all.Go(func() {
-			got, err := dial("tcp", address, 60*time.Second)
+			got, err := dial("tcp", address, 3*limit)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
