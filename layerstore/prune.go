@@ -28,8 +28,8 @@ type Pruned struct {
 	Bytes  int64           // that were freed, merged indexes included
 }
 
-// Prune deletes the images that have no name, or with All any, and that nothing uses, what interrupted pulls have downloaded, and what no image
-// needs.
+// Prune deletes the images that have no name, or with All any, and that nothing uses, what interrupted pulls have downloaded, and
+// what no image needs.
 func (s *Store) Prune(o PruneOptions) (*Pruned, error) {
 	p, err := s.prune(o)
 	if err != nil {
@@ -125,6 +125,9 @@ func (s *Store) imagesAndNames() ([]digest.Digest, map[digest.Digest][]name.Refe
 
 // dropNames takes names away, for good once it returns.
 func (s *Store) dropNames(names []name.Reference) error {
+	if len(names) == 0 {
+		return nil
+	}
 	for _, n := range names {
 		if err := os.Remove(s.path(refsDir, refFile(n))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
