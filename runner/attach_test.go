@@ -59,6 +59,51 @@ func TestDetachKeys(t *testing.T) {
 	})
 }
 
+// TestWatched starts containers in the background that their caller watches from the start: at a terminal, whose size is the
+// container's before its command looks, and with the end of an input.
+func TestWatched(t *testing.T) {
+	inEveryWorld(t, func(t *testing.T, w *ward) {
+		r := w.shell(`echo begun at $(stty size); while read line; do echo "got $line at $(stty size)"; test "$line" != end || exit 6; done`)
+		r.Spec.Process.Terminal, r.Interactive, r.Watched = true, true, true
+		r.DetachKeys = []byte{'P' & 0x1f, 'Q' & 0x1f}
+		first := w.sit(r)
+		first.expect("begun at 40 100")
+		must(t, first.master.Resize(console.WinSize{Height: 33, Width: 99}))
+		eventually(t, "it hears of the new size", func() bool {
+			io.WriteString(first.master, "one\n")
+			time.Sleep(20 * time.Millisecond)
+			return strings.Contains(first.output(), "got one at 33 99")
+		})
+		io.WriteString(first.master, "\x10\x11")
+		first.expect("detached")
+		c := must1((&State{root: w.state}).List())[0]
+		if st := must1(c.Status()); st.State != StateRunning {
+			t.Fatalf("%+v", st)
+		}
+		second := w.sitAt(w.verb("test-attach", w.state, c.ID))
+		io.WriteString(second.master, "end\n")
+		second.expect("got end")
+		_ = second.cmd.Wait()
+		if st := must1(c.Status()); second.cmd.ProcessState.ExitCode() != 6 || st.State != StateExited || st.ExitCode != 6 {
+			t.Errorf("the end: %v, %+v", second.cmd.ProcessState, st)
+		}
+		var log strings.Builder
+		must(t, c.Logs(context.Background(), LogOptions{All: true}, func(l LogLine) error { log.Write(l.Text); return nil }))
+		if !strings.Contains(log.String(), "begun") || !strings.Contains(log.String(), "got end") {
+			t.Errorf("log: %q", log.String())
+		}
+
+		r = w.shell("cat; echo over; exit 5")
+		r.Options.Annotations = map[string]string{AnnotationInteractive: "true"}
+		r.Interactive, r.Watched = true, true
+		cmd := w.cmd(r)
+		cmd.Stdin = strings.NewReader("input\n")
+		if res := finish(t, cmd); res.code != 5 || res.stdout != "input\nover\n" {
+			t.Errorf("with an input: %+v", res)
+		}
+	})
+}
+
 func TestKeyReader(t *testing.T) {
 	for input, want := range map[string]string{
 		"plain": "plain", "a\x10b": "a\x10b", "\x10\x10\x11x": "\x10!", "\x10\x10\x10b": "\x10\x10\x10b", "ab\x10\x11c": "ab!", "\x10": "\x10", "\x11\x10": "\x11\x10",

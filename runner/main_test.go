@@ -81,6 +81,7 @@ type request struct {
 	Interactive bool
 	DetachKeys  []byte
 	Ahead       bool // start the supervisor before the container is made
+	Watched     bool // run it in the background, with the caller attached from the start
 }
 
 func runRequest(args []string) (int, error) {
@@ -107,6 +108,11 @@ func runRequest(args []string) (int, error) {
 	if err != nil {
 		options.Ahead.Abandon()
 		return exitOurs, err
+	}
+	if r.Watched {
+		return c.Start(context.Background(), StartOptions{
+			Supervisor: options.Supervisor, Attach: &AttachOptions{NoStdin: !r.Interactive, NoSignals: true, DetachKeys: r.DetachKeys},
+		})
 	}
 	return c.Run(context.Background(), options)
 }
