@@ -2,6 +2,7 @@ package archive
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -31,9 +32,10 @@ type PackOptions struct {
 
 // Pack writes the file that fd (it may be O_PATH) is open on as a tar, and if that is a directory all that is in it, sorted by
 // name. The tar's names start with name; if it is empty, fd must be a directory, which is then "./". Links are written as such.
-// A file that becomes shorter while it is read is an error.
+// A file that becomes shorter while it is read is an error. If fd is a file that says it is empty, what can be read of it is written, as of those of
+// proc(5); more than 1 MiB is an error.
 func Pack(w io.Writer, fd int, name string, o PackOptions) error {
-	p := &packer{tw: tar.NewWriter(w), options: o, linked: map[fileID]string{}}
+	p := &packer{tw: tar.NewWriter(w), options: o, asked: fd, linked: map[fileID]string{}}
 	if err := p.file(fd, name); err != nil {
 		return err
 	}
@@ -46,6 +48,7 @@ type fileID struct{ dev, ino uint64 }
 type packer struct {
 	tw      *tar.Writer
 	options PackOptions
+	asked   int               // the file that is to be packed, with all that is in it
 	linked  map[fileID]string // the first name of those with several
 }
 
@@ -136,14 +139,52 @@ func (p *packer) regular(fd int, h *tar.Header) error {
 		return unwrapPath(err)
 	}
 	defer f.Close()
+	var content io.Reader = f
+	if h.Size == 0 && fd == p.asked {
+		data, err := readSizeless(fd)
+		if err != nil {
+			return err
+		}
+		h.Size, content = int64(len(data)), bytes.NewReader(data)
+	}
 	if err := p.tw.WriteHeader(h); err != nil {
 		return err
 	}
-	n, err := io.Copy(p.tw, io.LimitReader(f, h.Size))
+	n, err := io.Copy(p.tw, io.LimitReader(content, h.Size))
 	if err == nil && n < h.Size {
 		err = errors.New("it became shorter while it was read")
 	}
 	return err
+}
+
+// maxSizeless is how long a file may be that says it is empty, in bytes.
+const maxSizeless = 1 << 20
+
+// readSizeless reads a file that says it is empty: those of proc(5) do. Among many such files there are some that have no end or wait,
+// so only one that was asked for by its name is read.
+func readSizeless(fd int) ([]byte, error) {
+	// Go would wait for what says that there is nothing yet.
+	in, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(in)
+	data := make([]byte, 0, 4096)
+	for {
+		n, err := unix.Read(in, data[len(data):cap(data)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return data, nil
+		default:
+			data = slices.Grow(data[:len(data)+n], 4096)
+		}
+		if len(data) > maxSizeless {
+			return nil, fmt.Errorf("it doesn't say how long it is, and is longer than %d MiB", maxSizeless>>20)
+		}
+	}
 }
 
 // directory writes a directory and all that is in it.

@@ -299,7 +299,7 @@ func removeContainer(state *runner.State, ref string, force, withVolumes bool) (
 	}
 	err = state.Remove(container)
 	if errors.Is(err, runner.ErrRunning) {
-		return "", fmt.Errorf("%w; end it first, or use --force", err)
+		return "", fmt.Errorf("%w, or use --force", err)
 	}
 	if force && errors.Is(err, runner.ErrNotFound) {
 		err = nil // --rm was faster
