@@ -52,6 +52,9 @@ func TestGroups(t *testing.T) {
 		if got := c.must(t, "image", "prune", "--all", "--dry-run"); strings.Count(got, "Would untag: bb:") != 2 || strings.Count(got, "Would delete: ") != 1 {
 			t.Errorf("image prune --all --dry-run: %q", got)
 		}
+		if got, old := c.must(t, "images", "-q", "-f", "until=0s"), c.must(t, "images", "-q", "-f", "until=1h"); len(got) != 13 || old != "" {
+			t.Errorf("images until now: %q, until an hour ago: %q", got, old)
+		}
 		c.must(t, "image", "prune", "-f")
 		if got := c.must(t, "images", "-aq"); len(got) != 13 {
 			t.Errorf("an image with a name was pruned: %q", got)

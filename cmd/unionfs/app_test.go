@@ -60,6 +60,9 @@ func TestUngroup(t *testing.T) {
 		"unionfs --root container ls":         "unionfs --root container ls",
 		"unionfs image --help":                "unionfs image --help",
 		"unionfs run image ls":                "unionfs run image ls",
+		"unionfs help":                        "unionfs --help",
+		"unionfs help volume create":          "unionfs volume create --help",
+		"unionfs --root /x help image ls":     "unionfs --root /x images --help",
 		"unionfs":                             "unionfs",
 	} {
 		if got := strings.Join(ungroup(strings.Fields(line)), " "); got != want {
@@ -161,7 +164,7 @@ func TestHints(t *testing.T) {
 }
 
 func TestImageRows(t *testing.T) {
-	row := imageRow{Repository: "a", Tag: "b", ID: "sha256:0123456789abcdef", Size: 1500}
+	row := imageRow{Repository: "a", Tag: "b", ID: "0123456789ab", CreatedSince: "unknown", Size: 1500}
 	want := []string{"a", "b", "0123456789ab", "unknown", "1.5kB"}
 	if got := row.columns(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

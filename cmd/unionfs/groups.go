@@ -38,10 +38,17 @@ func groups() []group {
 	}
 }
 
-// ungroup puts the verb itself in the place of its name in a group: "images" for "image ls". All else has to know only verbs.
+// ungroup puts the verb itself in the place of its name in a group: "images" for "image ls", and "run --help" in that of "help run". All
+// else has to know only verbs.
 func ungroup(args []string) []string {
 	at := verbAt(args)
-	if at < 0 || at+1 >= len(args) {
+	if at < 0 {
+		return args
+	}
+	if args[at] == "help" {
+		return ungroup(slices.Concat(args[:at], args[at+1:], []string{"--help"}))
+	}
+	if at+1 >= len(args) {
 		return args
 	}
 	for _, g := range groups() {

@@ -32,7 +32,7 @@ Examples:
 			&cli.BoolFlag{Name: "digests", Usage: "list the digests in the registry too"},
 			&cli.BoolFlag{Name: "no-trunc", Usage: "don't cut what is long"},
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all of them, as ever", Hidden: true},
-			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: dangling, reference, label, before, since"},
+			&cli.StringSliceFlag{Name: "filter", Aliases: []string{"f"}, Usage: "list only those with `NAME=VALUE`: dangling, reference, label, until, before, since"},
 			formatFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -63,7 +63,10 @@ Examples:
 				header = slices.Insert(header, 2, "DIGEST")
 			}
 			for n := range rows {
-				rows[n].long, rows[n].digests = c.Bool("no-trunc"), c.Bool("digests")
+				rows[n].digests = c.Bool("digests")
+				if !c.Bool("no-trunc") {
+					rows[n].ID = shortID(rows[n].ID)
+				}
 			}
 			if !c.Bool("quiet") {
 				return printRows(c, header, rows)
@@ -71,7 +74,7 @@ Examples:
 			seen := map[string]bool{}
 			for _, r := range rows {
 				if !seen[r.ID] {
-					fmt.Fprintln(c.App.Writer, r.shownID())
+					fmt.Fprintln(c.App.Writer, r.ID)
 				}
 				seen[r.ID] = true
 			}
@@ -109,6 +112,12 @@ func imageFilter(store *layerstore.Store, filter string) (matches func(imageRow)
 			has, ok := image.Config().Config.Labels[key]
 			return ok && (!exact || has == want)
 		}, nil
+	case "until":
+		limit, err := parseTime(value, time.Now())
+		if err != nil {
+			return nil, usageError("--filter %q: %w", filter, err)
+		}
+		return func(r imageRow) bool { return r.CreatedAt.Before(limit) }, nil
 	case "before", "since":
 		image, err := store.Image(value)
 		if err != nil {
@@ -125,22 +134,23 @@ func imageFilter(store *layerstore.Store, filter string) (matches func(imageRow)
 			return r.CreatedAt.After(info.Created)
 		}, nil
 	}
-	return nil, usageError("--filter %q: want dangling, reference, label, before or since, with =VALUE", filter)
+	return nil, usageError("--filter %q: want dangling, reference, label, until, before or since, with =VALUE", filter)
 }
 
 // imageRow is a line of "images", with Docker's names in JSON.
 type imageRow struct {
-	Repository string
-	Tag        string
-	ID         string
-	Digest     string   `json:",omitempty"` // in the registry, under this name
-	Digests    []string `json:",omitempty"`
-	CreatedAt  time.Time
-	Size       int64 // bytes
-	Layers     int
-	Platform   string
+	Repository   string
+	Tag          string
+	ID           string   // its first twelve digits; all with --no-trunc
+	Digest       string   `json:",omitempty"` // in the registry, under this name
+	Digests      []string `json:",omitempty"`
+	CreatedAt    time.Time
+	CreatedSince string
+	Size         int64 // bytes
+	Layers       int
+	Platform     string
 
-	long, digests bool // as --no-trunc and --digests ask for
+	digests bool // --digests asks for them
 }
 
 // noName is what Docker calls the repository and tag of an image without a name.
@@ -158,14 +168,18 @@ func imageRows(images []layerstore.ImageInfo) []imageRow {
 			// The tag follows the last colon; one before a slash belongs to a port.
 			at := strings.LastIndexByte(name, ':')
 			r := imageRow{
-				Repository: name[:at],
-				Tag:        name[at+1:],
-				ID:         string(image.ID),
-				Digests:    image.Digests,
-				CreatedAt:  image.Created,
-				Size:       image.Size,
-				Layers:     image.Layers,
-				Platform:   image.Platform.OS + "/" + image.Platform.Architecture,
+				Repository:   name[:at],
+				Tag:          name[at+1:],
+				ID:           string(image.ID),
+				Digests:      image.Digests,
+				CreatedAt:    image.Created,
+				CreatedSince: "unknown",
+				Size:         image.Size,
+				Layers:       image.Layers,
+				Platform:     image.Platform.OS + "/" + image.Platform.Architecture,
+			}
+			if !image.Created.IsZero() {
+				r.CreatedSince = ago(image.Created)
 			}
 			for _, d := range image.Digests {
 				if digest, ok := strings.CutPrefix(d, r.Repository+"@"); ok {
@@ -178,19 +192,8 @@ func imageRows(images []layerstore.ImageInfo) []imageRow {
 	return rows
 }
 
-func (r imageRow) shownID() string {
-	if r.long {
-		return r.ID
-	}
-	return shortID(r.ID)
-}
-
 func (r imageRow) columns() []string {
-	created := "unknown"
-	if !r.CreatedAt.IsZero() {
-		created = ago(r.CreatedAt)
-	}
-	columns := []string{r.Repository, r.Tag, r.shownID(), created, units.HumanSize(float64(r.Size))}
+	columns := []string{r.Repository, r.Tag, r.ID, r.CreatedSince, units.HumanSize(float64(r.Size))}
 	if r.digests {
 		digest := r.Digest
 		if digest == "" {

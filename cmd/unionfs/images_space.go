@@ -225,6 +225,7 @@ func imageUsageRows(u *layerstore.Usage, users map[digest.Digest]int) []imageUsa
 }
 
 func (r imageUsageRow) columns() []string {
+	r.ID = shortID(r.ID)
 	return append(r.imageRow.columns(), units.HumanSize(float64(r.SharedSize)), units.HumanSize(float64(r.UniqueSize)), strconv.Itoa(r.Containers))
 }
 
