@@ -239,6 +239,9 @@ func TestRunAttach(t *testing.T) {
 				t.Errorf("%q: %+v, want %q and %q", test.flags, r, test.stdout, test.stderr)
 			}
 		}
+		c.must(t, "run", "--name", "front", "--network", "none", "bb:1", "echo", "hello")
+		oneLine(t, c.try(t, "logs", "front"), 0, "front", "in the background")
+		c.must(t, "rm", "front")
 		oneLine(t, c.try(t, "run", "-d", "-a", "stdout", "bb:1", "true"), 125, "--attach", "--detach")
 		oneLine(t, c.try(t, "create", "-a", "output", "bb:1", "true"), 125, `"output"`, "stdin, stdout or stderr")
 	})

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -58,9 +60,23 @@ Examples:
 			if c.Bool("details") {
 				details = logDetails(container) + " "
 			}
-			return container.Logs(c.Context, options, logPrinter(c, c.Bool("timestamps"), details))
+			if err := container.Logs(c.Context, options, logPrinter(c, c.Bool("timestamps"), details)); err != nil {
+				return err
+			}
+			return explainNoLog(c, container)
 		},
 	}
+}
+
+// explainNoLog says why a container that has run has no log.
+func explainNoLog(c *cli.Context, container *runner.Container) error {
+	if _, err := os.Lstat(container.LogPath()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if status, err := container.Status(); err == nil && status.Started != nil {
+		fmt.Fprintf(c.App.ErrWriter, "unionfs: container %s ran in front of its caller, who had its output; only that of one in the background is kept\n", container.Name)
+	}
+	return nil
 }
 
 // What of a container "logs --details" shows: the names of labels and of variables, separated by commas.
