@@ -4,8 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestHardLinksOfLowerFiles: what is written through one name of a lower file is seen through the others, at once, after a
@@ -52,7 +50,7 @@ func TestHardLinksOfLowerFiles(t *testing.T) {
 		write("/a", "new")
 		check("new", "/a", "/b", "/dir/c", "/e")
 		if killed {
-			unix.Close(w.u.upper.lock) // all that a kill gives back by itself and the next start needs
+			letGo(w.u) // all that a kill gives back by itself and the next start needs
 		} else {
 			w.close()
 			for _, p := range []string{"a", "b", "dir/c", "e"} {

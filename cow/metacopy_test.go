@@ -71,10 +71,16 @@ func (w *tree) onDisk(path string) (data, marked bool) {
 	return err == nil, marked
 }
 
+// letGo gives back of a union's upper branch what a kill gives back by itself, and the next union needs.
+func letGo(u *Union) {
+	unix.Close(u.upper.lock)
+	unix.Close(u.upper.own)
+}
+
 // kill leaves the union as a SIGKILL does.
 func (w *tree) kill() {
 	w.u.stopPartials()
-	unix.Close(w.u.upper.lock)
+	letGo(w.u)
 }
 
 // TestMetadataOnly: what changes no data copies none, under every name and after every other change, also over a kill, and the

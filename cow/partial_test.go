@@ -75,7 +75,7 @@ func firstDifference(a, b []byte) int {
 // given back.
 func (f *largeFile) kill() {
 	f.u.stopPartials()
-	unix.Close(f.u.upper.lock)
+	letGo(f.u)
 }
 
 // TestPartialCopyUp writes here and there into a large lower file, while it is copied up in the background, and over kills.

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// upperBranch is the writable directory and the work directory beside it. This process is their only user (work/lock).
+// upperBranch is the writable directory and the work directory beside it. This process is their only user: work/lock is locked, and the
+// upper directory itself, which another union may have with another work directory.
 //
 // In the work directory: lock; new/, where what a rename will put into the upper branch is made; parked/, files without a
 // name that somebody still holds, by node ID; index/, copied-up files whose lower had several hard links, by node ID. new/
@@ -20,7 +21,7 @@ type upperBranch struct {
 	root, work         int // O_PATH
 	fresh, park, index int
 	partial            int
-	lock               int
+	lock, own          int    // work/lock, and the upper directory; own is -1 where that can't be read or locked
 	prefix             string // of the overlay xattrs that are written
 	count              atomic.Uint64
 	noDevice           atomic.Bool // the host refuses whiteout devices: write .wh. files
@@ -37,7 +38,7 @@ func openUpper(upper, work string, resume bool) (_ *upperBranch, err error) {
 	if work == "" {
 		return nil, errors.New("an upper branch needs a work directory")
 	}
-	b := &upperBranch{path: upper, root: -1, work: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1}
+	b := &upperBranch{path: upper, root: -1, work: -1, fresh: -1, park: -1, index: -1, partial: -1, lock: -1, own: -1}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -66,6 +67,11 @@ func openUpper(upper, work string, resume bool) (_ *upperBranch, err error) {
 	}
 	if err := unix.Flock(b.lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("upper branch %s is in use by another mount (work directory %s is locked)", upper, work)
+	}
+	if b.own, err = unix.Openat(b.root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		b.own = -1 // its owner may have taken the right to read it away
+	} else if unix.Flock(b.own, unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK {
+		return nil, fmt.Errorf("upper branch %s is in use by another mount, with another work directory than %s", upper, work)
 	}
 	for _, d := range []struct {
 		name string
@@ -123,7 +129,7 @@ func realPath(p string) (string, error) {
 }
 
 func (b *upperBranch) close() error {
-	for _, fd := range []int{b.root, b.work, b.fresh, b.park, b.index, b.partial, b.lock} {
+	for _, fd := range []int{b.root, b.work, b.fresh, b.park, b.index, b.partial, b.lock, b.own} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

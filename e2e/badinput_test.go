@@ -82,8 +82,14 @@ func TestBadMounts(t *testing.T) {
 			mkdir second
 			$UNIONFS mount --lower lower --upper upper target
 			$UNIONFS mount --lower lower --upper upper second 2>&1 && exit 1
-			$UNIONFS umount target`)
-		if !strings.Contains(out, "in use by another mount") || strings.Count(out, "\n") != 1 {
+			mkdir elsewhere
+			$UNIONFS mount --lower lower --upper upper --work elsewhere second 2>&1 && exit 1
+			# A new server takes over what the old one had locked, and nothing is left locked.
+			$UNIONFS upgrade target
+			$UNIONFS umount target
+			$UNIONFS mount --lower lower --upper upper --work elsewhere second
+			$UNIONFS umount second`)
+		if strings.Count(out, "in use by another mount") != 2 || strings.Count(out, "\n") != 2 {
 			t.Errorf("got %q", out)
 		}
 	})

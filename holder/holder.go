@@ -241,6 +241,12 @@ func (h *holder) start(program *os.File, standby bool) error {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "holder")
 	defer theirs.Close()
+	files := append([]*os.File{theirs}, h.Files...)
+	number, err := aboveAll(program, files)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(number)
 	s := &server{program: program, sock: os.NewFile(uintptr(pair[0]), "server"), answer: time.Now()}
 	kind := byte(packetStart)
 	if standby {
@@ -251,12 +257,12 @@ func (h *holder) start(program *os.File, standby bool) error {
 		return err
 	}
 	s.cmd = &exec.Cmd{
-		Path:        fmt.Sprintf("/proc/self/fd/%d", program.Fd()),
+		Path:        fmt.Sprintf("/proc/self/fd/%d", number),
 		Args:        append([]string{"unionfs"}, h.Args...),
 		Dir:         h.dir,
 		Env:         append(os.Environ(), linkVariable+"=3"),
 		Stderr:      os.Stderr,
-		ExtraFiles:  append([]*os.File{theirs}, h.Files...),
+		ExtraFiles:  files,
 		SysProcAttr: &syscall.SysProcAttr{},
 	}
 	if !h.Embedded {
@@ -283,6 +289,16 @@ func (h *holder) start(program *os.File, standby bool) error {
 		h.tell(event{from: s, end: true})
 	}()
 	return nil
+}
+
+// aboveAll returns a descriptor of a program that a child with these files can be executed by, as /proc/self/fd/N: the child puts its files
+// in the place of what has their numbers, and moves them out of each other's way behind the highest of ours, before it executes.
+func aboveAll(program *os.File, files []*os.File) (int, error) {
+	least := firstFreeFD
+	for _, f := range files {
+		least = max(least, int(f.Fd())+1)
+	}
+	return unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, least+3+len(files))
 }
 
 // tell gives an event to Run, for as long as that is interested.
