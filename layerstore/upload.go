@@ -56,7 +56,7 @@ func (u *upload) run(ctx context.Context) error {
 	if u.location = u.memory.recall(); u.location != nil {
 		u.unsure, u.old, u.recalled = true, true, true
 	}
-	var best int64
+	var have, sent int64 // the most so far
 	var tries patience
 	for {
 		err := u.try(ctx)
@@ -67,8 +67,9 @@ func (u *upload) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
 		}
-		if done := max(u.have, u.sent); done > best {
-			best, tries = done, patience{}
+		// Each for itself: a connection takes much more than arrives before it breaks, and old registries have nothing of it then.
+		if u.have > have || u.sent > sent {
+			have, sent, tries = max(have, u.have), max(sent, u.sent), patience{}
 		}
 		if !u.recover(ctx, err, &tries) {
 			return u.failure(err)
