@@ -122,14 +122,10 @@ func (s *Store) push(ctx context.Context, ref, as string, o *PushOptions) (*Push
 }
 
 func (p *pusher) connect(ctx context.Context) (err error) {
-	keychain := p.o.Keychain
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
-	}
-	if p.pusher, err = remote.NewPusher(remoteOptions(ctx, p.o.Insecure, keychain)...); err != nil {
+	if p.pusher, err = remote.NewPusher(remoteOptions(ctx, p.o.Insecure, p.o.Keychain)...); err != nil {
 		return err
 	}
-	p.repo, err = openRepository(ctx, p.target.Context(), access{p.o.Insecure, keychain, transport.PushScope})
+	p.repo, err = openRepository(ctx, p.target.Context(), access{p.o.Insecure, p.o.Keychain, transport.PushScope})
 	return err
 }
 

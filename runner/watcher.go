@@ -8,7 +8,6 @@ import (
 // watcher is the caller of a container in the background, attached from its start on. Unlike those who attach later it misses
 // nothing, and the end of its input is the command's, as Docker has it (StdinOnce).
 type watcher struct {
-	wire    *wire
 	input   *os.File    // where its input is read from; nil once it is the command's
 	outputs [2]*os.File // standard output and error; nil once they are an audience's
 	size    [2]int      // of its terminal, in rows and columns; 0 if it has none
@@ -29,7 +28,7 @@ func (s *supervisor) welcomeWatcher() error {
 	if err != nil {
 		return err
 	}
-	s.watcher = &watcher{wire: s.caller, input: files[0], outputs: [2]*os.File{files[1], files[2]}, size: [2]int{m.Rows, m.Columns}}
+	s.watcher = &watcher{input: files[0], outputs: [2]*os.File{files[1], files[2]}, size: [2]int{m.Rows, m.Columns}}
 	return nil
 }
 
@@ -42,7 +41,7 @@ func (s *supervisor) seatWatcher(streams *streams) {
 	if w.size[0] > 0 {
 		streams.resize(w.size[0], w.size[1])
 	}
-	seat, _ := streams.audience.add(w.wire, w.outputs)
+	seat, _ := streams.audience.add(s.caller, w.outputs)
 	w.outputs = [2]*os.File{}
 	s.mu.Lock()
 	w.streams, w.seat = streams, seat

@@ -38,6 +38,16 @@ func groups() []group {
 	}
 }
 
+// namesIn are the names that verbs have in a group; none if there is no such group.
+func namesIn(group string) []otherName {
+	for _, g := range groups() {
+		if g.name == group {
+			return g.others
+		}
+	}
+	return nil
+}
+
 // ungroup puts the verb itself in the place of its name in a group: "images" for "image ls", and "run --help" in that of "help run". All
 // else has to know only verbs.
 func ungroup(args []string) []string {
@@ -51,14 +61,9 @@ func ungroup(args []string) []string {
 	if at+1 >= len(args) {
 		return args
 	}
-	for _, g := range groups() {
-		if g.name != args[at] {
-			continue
-		}
-		for _, other := range g.others {
-			if other.name == args[at+1] {
-				return slices.Concat(args[:at], []string{other.verb}, args[at+2:])
-			}
+	for _, other := range namesIn(args[at]) {
+		if other.name == args[at+1] {
+			return slices.Concat(args[:at], []string{other.verb}, args[at+2:])
 		}
 	}
 	return args
@@ -66,13 +71,8 @@ func ungroup(args []string) []string {
 
 // othersOf are the commands of a group that stand for verbs, for the help and for completion.
 func othersOf(name string) (commands []*cli.Command) {
-	for _, g := range groups() {
-		if g.name != name {
-			continue
-		}
-		for _, other := range g.others {
-			commands = append(commands, &cli.Command{Name: other.name, Usage: "is \"unionfs " + other.verb + "\"", Category: cmdline.AliasCategory})
-		}
+	for _, other := range namesIn(name) {
+		commands = append(commands, &cli.Command{Name: other.name, Usage: "is \"unionfs " + other.verb + "\"", Category: cmdline.AliasCategory})
 	}
 	return commands
 }
